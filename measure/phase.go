@@ -1,0 +1,65 @@
+package measure
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// A Phase is a path of boot phases: the words that systemd-pcrextend has
+// extended PCR 11 with, joined by colons, such as "enter-initrd:leave-initrd"
+// (systemd-measure(1), --phase=). The empty path is the moment before the first
+// word.
+type Phase string
+
+// phaseWords are the words that systemd extends PCR 11 with (systemd 262,
+// units/systemd-pcrphase*.service.in, factory-reset and storage-target-mode).
+var phaseWords = []string{
+	"enter-initrd", "leave-initrd", "sysinit", "ready", "shutdown", "final",
+	"factory-reset", "storage-target-mode-start", "storage-target-mode-stop",
+}
+
+// DefaultPhases returns the four phase paths that systemd-measure computes when
+// none is named (systemd 262, src/measure/measure-tool.c).
+func DefaultPhases() []Phase {
+	return []Phase{
+		"enter-initrd",
+		"enter-initrd:leave-initrd",
+		"enter-initrd:leave-initrd:sysinit",
+		"enter-initrd:leave-initrd:sysinit:ready",
+	}
+}
+
+// ParsePhase parses a phase path. As for systemd-measure, "" and ":" name the
+// moment before the first word. A word that systemd does not extend is an
+// error: with a typing error in it the prediction would be of a state that
+// never comes.
+func ParsePhase(s string) (Phase, error) {
+	if s == "" || s == ":" {
+		return "", nil
+	}
+	for _, w := range strings.Split(s, ":") {
+		if !slices.Contains(phaseWords, w) {
+			return "", fmt.Errorf("phase path %.80q: unknown word %.40q (known: %s)", s, w, strings.Join(phaseWords, " "))
+		}
+	}
+	return Phase(s), nil
+}
+
+// Words returns the words of the path, in order.
+func (p Phase) Words() []string {
+	if p == "" {
+		return nil
+	}
+	return strings.Split(string(p), ":")
+}
+
+// phaseEvent returns the event of one phase word: the hash of its ASCII bytes
+// without a NUL, into PCR 11 (systemd 262, src/pcrextend/pcrextend.c).
+func phaseEvent(word string, banks []Bank) Event {
+	ev := Event{PCR: PCRKernelImage, Type: EventIPL, Description: "phase " + word, Digests: map[Bank]Digest{}}
+	for _, b := range banks {
+		ev.Digests[b] = b.Sum([]byte(word))
+	}
+	return ev
+}

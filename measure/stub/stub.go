@@ -1,0 +1,264 @@
+package stub
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/mkexec/mkexec/measure"
+	"github.com/mkexec/mkexec/measure/uki"
+)
+
+// A Via is who starts the image.
+type Via string
+
+// The ways to start an image.
+const (
+	// ViaKexec is mkexec itself: the measurements of a firmware boot, without
+	// those of a boot loader.
+	ViaKexec Via = "kexec"
+	// ViaFirmware is UEFI firmware that starts the image from a boot entry.
+	ViaFirmware Via = "firmware"
+	// ViaSystemdBoot is systemd-boot, which measures the load options too.
+	ViaSystemdBoot Via = "systemd-boot"
+)
+
+// Vias returns the known ways to start an image.
+func Vias() []Via { return []Via{ViaKexec, ViaFirmware, ViaSystemdBoot} }
+
+// Options says how an image is started.
+type Options struct {
+	// Via is who starts it; there is no default.
+	Via Via
+	// Profile is the number or ID of the profile; "" is profile 0.
+	Profile string
+	// Cmdline is the command line that is passed to the stub; nil if none is.
+	Cmdline *string
+	// Append is put behind the passed or embedded command line, with a space
+	// between; the result counts as passed. "" for nothing.
+	Append string
+	// SecureBoot tells whether the firmware enforces Secure Boot: an embedded
+	// command line can then not be replaced.
+	SecureBoot bool
+	// ConfidentialVM tells whether the image runs in a confidential VM: no
+	// command line is then accepted from outside (254.2 and newer).
+	ConfidentialVM bool
+}
+
+// A Boot is what the stub does with an image.
+type Boot struct {
+	measure.Image
+	// Stub is the stub whose rules were applied.
+	Stub uki.Stub
+	// Profile is the number of the profile.
+	Profile int
+}
+
+// ErrCmdlineRefused is wrapped in the error when the command line of an image
+// cannot be replaced. A stub that is started by firmware ignores the passed
+// command line then; mkexec does not, because who passed it meant it.
+var ErrCmdlineRefused = errors.New("the embedded command line cannot be replaced")
+
+// tagProfile is the tag of the event that measures the profile number
+// (systemd 262, src/boot/measure.h, UKI_PROFILE_EVENT_TAG_ID).
+const tagProfile = 0x13AED6DB
+
+// Load applies the rules of the stub in the image f.
+func Load(f *uki.File, opts Options) (*Boot, error) {
+	version, err := f.Stub()
+	if err != nil {
+		return nil, err
+	}
+	if version.Kind != uki.StubKindStub {
+		return nil, fmt.Errorf("not a UKI: the file holds %s", version)
+	}
+	if version.Major < oldestVersion || version.Major > NewestVersion {
+		return nil, fmt.Errorf("%s: its rules are not known (known: %d to %d)", version, oldestVersion, NewestVersion)
+	}
+	base, profiles, err := f.Profiles()
+	if err != nil {
+		return nil, err
+	}
+	if version.Major < 257 {
+		profiles = nil // they do not know profiles
+	}
+	b := &Boot{Stub: version}
+	var profile []*uki.Section
+	if b.Profile, profile, err = findProfile(profiles, opts.Profile); err != nil {
+		return nil, err
+	}
+	text, err := passedText(f, version, opts, base, profile)
+	if err != nil {
+		return nil, err
+	}
+	// What firmware and systemd-boot hand over as LoadOptions.
+	options := text
+	if b.Profile > 0 {
+		options = strings.TrimSuffix(fmt.Sprintf("@%d %s", b.Profile, text), " ")
+	}
+	if opts.Via == ViaSystemdBoot && options != "" {
+		b.measureText("load options of systemd-boot", toUTF16(options))
+	}
+	if opts.Via != ViaKexec {
+		garbage, err := isGarbage(toUTF16(options), version)
+		if err != nil {
+			return nil, err
+		}
+		if garbage {
+			text = ""
+			b.Profile, profile, _ = findProfile(profiles, "") // profile 0 always is
+		}
+	}
+	passed := mangle(toUTF16(text), version)
+	if opts.Via == ViaKexec && opts.Cmdline != nil && len(passed) == 0 {
+		return nil, fmt.Errorf("command line: empty: it would not replace the embedded one")
+	}
+
+	sel, err := selectSections(f, version.Major, profile, base)
+	if err != nil {
+		return nil, err
+	}
+	if b.Profile != 0 {
+		n := utf16z(toUTF16(fmt.Sprint(b.Profile)))
+		b.measureTag(tagProfile, n, fmt.Sprintf("profile %d", b.Profile), measure.Bytes(n))
+	}
+	b.measureSections(sel, version.Major)
+	if err := b.decideCmdline(sel, passed, opts); err != nil {
+		return nil, err
+	}
+	b.Initrd = initrd(sel, version.Major)
+	b.Kernel, err = kernel(sel[".linux"])
+	return b, err
+}
+
+// passedText returns the command line that is passed to the stub, "" if none is.
+func passedText(f *uki.File, v uki.Stub, opts Options, base, profile []*uki.Section) (string, error) {
+	text := ""
+	if opts.Cmdline != nil {
+		text = *opts.Cmdline
+	} else if opts.Append != "" {
+		sel, err := selectSections(f, v.Major, profile, base)
+		if err != nil {
+			return "", err
+		}
+		embedded, err := embeddedCmdline(sel, v)
+		if err != nil {
+			return "", err
+		}
+		text = toUTF8(embedded)
+	}
+	if opts.Append != "" {
+		text = strings.TrimPrefix(text+" "+opts.Append, " ")
+	}
+	if selectsProfile(text) && v.Major >= 257 {
+		return "", fmt.Errorf("command line: begins with %.12q, which selects a profile; name the profile by its own option", text)
+	}
+	return text, CheckCmdline(text)
+}
+
+// CheckCmdline refuses text that cannot be a command line.
+func CheckCmdline(text string) error {
+	if i := strings.IndexByte(text, 0); i >= 0 {
+		return fmt.Errorf("command line: NUL at offset %d", i)
+	}
+	if !utf8.ValidString(text) {
+		return fmt.Errorf("command line: not valid UTF-8")
+	}
+	return nil
+}
+
+func embeddedCmdline(sel selection, v uki.Stub) ([]uint16, error) {
+	s := sel[".cmdline"]
+	if s == nil {
+		return nil, nil
+	}
+	text, err := s.Text()
+	if err != nil {
+		return nil, err
+	}
+	return mangle(fromUTF8(text), v), nil
+}
+
+// decideCmdline makes the passed command line the kernel's, and measures it, if
+// the stub accepts it; otherwise the embedded one is the kernel's (systemd 262,
+// src/boot/stub.c, determine_cmdline; the clause on confidential VMs since 254.2).
+func (b *Boot) decideCmdline(sel selection, passed []uint16, opts Options) error {
+	if len(passed) > 0 {
+		v := b.Stub
+		sealed := opts.ConfidentialVM && (v.Major > 254 || v.Major == 254 && v.Minor >= 2)
+		if !opts.SecureBoot || sel[".cmdline"] == nil && !sealed {
+			b.Cmdline = toUTF8(passed)
+			b.measureText("command line", passed)
+			return nil
+		}
+		if opts.Via == ViaKexec {
+			return fmt.Errorf("command line %.80q: under Secure Boot %w", toUTF8(passed), ErrCmdlineRefused)
+		}
+	}
+	embedded, err := embeddedCmdline(sel, b.Stub)
+	b.Cmdline = toUTF8(embedded)
+	return err
+}
+
+// measureSections measures the sections into PCR 11: the name with a NUL, then
+// the contents, in canonical order (systemd 262, src/boot/stub.c, measure_sections).
+func (b *Boot) measureSections(sel selection, major int) {
+	for _, name := range knownSections(major) {
+		s := sel[name]
+		if s == nil || name == ".pcrsig" {
+			continue
+		}
+		b.measureSection(name, s)
+	}
+}
+
+func (b *Boot) measureSection(name string, contents measure.Content) {
+	data := utf16z(toUTF16(name))
+	add := func(what string, c measure.Content) {
+		b.Measurements = append(b.Measurements, measure.Measurement{
+			PCR: measure.PCRKernelImage, Type: measure.EventIPL, Data: data,
+			Description: fmt.Sprintf("section %s: %s", name, what), Content: c,
+		})
+	}
+	add("name", measure.Bytes([]byte(name+"\x00")))
+	add("data", contents)
+}
+
+// measureText measures a command line into PCR 12. It is its own event data.
+func (b *Boot) measureText(description string, units []uint16) {
+	z := utf16z(units)
+	b.Measurements = append(b.Measurements, measure.Measurement{
+		PCR: measure.PCRKernelConfig, Type: measure.EventIPL, Data: z,
+		Description: description, Content: measure.Bytes(z),
+	})
+}
+
+// measureTag measures c into PCR 12 with a tagged event (TCG PC Client Platform
+// Firmware Profile, TCG_PCClientTaggedEvent; systemd 262, src/boot/measure.c,
+// tpm_log_tagged_event).
+func (b *Boot) measureTag(tag uint32, text []byte, description string, c measure.Content) {
+	data := binary.LittleEndian.AppendUint32(nil, tag)
+	data = binary.LittleEndian.AppendUint32(data, uint32(len(text)))
+	b.Measurements = append(b.Measurements, measure.Measurement{
+		PCR: measure.PCRKernelConfig, Type: measure.EventTag, Data: append(data, text...),
+		Description: description, Content: c,
+	})
+}
+
+// kernel returns the file in a .linux section: what the file backs of it,
+// without the padding that ukify 257.0 to 257.2 count as contents.
+func kernel(s *uki.Section) (measure.Content, error) {
+	_, size := s.FileRange()
+	whole := io.NewSectionReader(s, 0, size)
+	inner, err := uki.Open(whole, size)
+	if err != nil {
+		return whole, nil // not a PE file, and then there is nothing to trim
+	}
+	if size, err = inner.TrimPadding(); err != nil {
+		return nil, fmt.Errorf("section .linux: %w", err)
+	}
+	return io.NewSectionReader(s, 0, size), nil
+}
