@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"unicode/utf8"
 
@@ -130,8 +129,10 @@ func Load(f *uki.File, opts Options) (*Boot, error) {
 		return nil, err
 	}
 	b.Initrd = initrd(sel, version.Major)
-	b.Kernel, err = kernel(sel[".linux"])
-	return b, err
+	if b.Kernel, err = kernel(sel[".linux"]); err != nil {
+		return nil, err
+	}
+	return b, nil
 }
 
 // passedText returns the command line that is passed to the stub, "" if none is.
@@ -250,15 +251,14 @@ func (b *Boot) measureTag(tag uint32, text []byte, description string, c measure
 
 // kernel returns the file in a .linux section: what the file backs of it,
 // without the padding that ukify 257.0 to 257.2 count as contents.
-func kernel(s *uki.Section) (measure.Content, error) {
+func kernel(s *uki.Section) (*uki.Section, error) {
 	_, size := s.FileRange()
-	whole := io.NewSectionReader(s, 0, size)
-	inner, err := uki.Open(whole, size)
+	inner, err := uki.Open(s, size)
 	if err != nil {
-		return whole, nil // not a PE file, and then there is nothing to trim
+		return s.Prefix(size), nil // not a PE file, and then there is nothing to trim
 	}
 	if size, err = inner.TrimPadding(); err != nil {
 		return nil, fmt.Errorf("section .linux: %w", err)
 	}
-	return io.NewSectionReader(s, 0, size), nil
+	return s.Prefix(size), nil
 }

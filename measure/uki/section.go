@@ -29,6 +29,14 @@ func (s *Section) FileRange() (off, size int64) {
 	return int64(s.RawOffset), int64(min(s.VirtualSize, s.RawSize))
 }
 
+// Prefix returns the section cut to its first size bytes, all of them backed by
+// the file. size is at most what FileRange returns.
+func (s *Section) Prefix(size int64) *Section {
+	p := *s
+	p.VirtualSize, p.RawSize = uint32(size), uint32(size)
+	return &p
+}
+
 // raw returns the range of the file that the section header claims.
 func (s *Section) raw() extent { return extent{int64(s.RawOffset), int64(s.RawSize)} }
 

@@ -42,7 +42,6 @@ missing=
 command -v qemu-system-x86_64 >/dev/null || missing="$missing qemu-system-x86"
 command -v swtpm >/dev/null || missing="$missing swtpm"
 [ -e $keyring ] || missing="$missing debian-archive-keyring"
-command -v xz >/dev/null || missing="$missing xz-utils"
 if [ -n "$missing" ]; then
 	command -v apt-get >/dev/null || die "install$missing by hand: this is not Debian"
 	retry as_root apt-get update -qq
@@ -114,23 +113,19 @@ fi
 if [ ! -e "$dir/OVMF_VARS.fd" ]; then
 	unpack bookworm ovmf
 	for part in CODE VARS; do
-		put "$tmp/bookworm-ovmf/usr/share/OVMF/OVMF_${part}_4M.fd" "OVMF_$part.fd"
+		put "$tmp/bookworm-ovmf/usr/share/OVMF/OVMF_$part.fd" "OVMF_$part.fd"
 	done
 fi
 
 if [ ! -e "$dir/version" ]; then
-	suite=${KERNEL_SUITE:-bookworm}
+	suite=bookworm
 	update
 	package=$(apt-cache madison linux-image-cloud-amd64 | awk -F ' *[|] *' -v "suite=$suite/" 'index($3, suite) { print $2; exit }')
 	package=$(apt-cache show "linux-image-cloud-amd64=$package" | sed -n 's/^Depends: \(linux-image-[^ ,]*\).*/\1/p')
 	[ -n "$package" ] || die "linux-image-cloud-amd64: not in Debian $suite"
 	unpack "$suite" "$package"
 	tree=$tmp/$suite-$package
-	for module in efivarfs; do
-		file=$(find "$tree" -name "$module.ko" -o -name "$module.ko.xz")
-		case $file in *.xz) xz -d "$file" && file=${file%.xz} ;; esac
-		put "$file" "$module.ko"
-	done
+	put "$(find "$tree" -name efivarfs.ko)" efivarfs.ko
 	put "$tree/boot/vmlinuz-${package#linux-image-}" vmlinuz
 	echo "${package#linux-image-}" >"$tmp/version"
 	put "$tmp/version" version

@@ -1,0 +1,114 @@
+// Package vm runs virtual machines with a firmware, a TPM and a small Linux, for the tests and the demo of mkexec.
+//
+// What a guest has to say it prints between marker lines on its serial console; [Init] and [Sections] are the two ends.
+package vm
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// The programs that make up a machine.
+const (
+	qemu  = "qemu-system-x86_64"
+	swtpm = "swtpm"
+)
+
+// Assets are the files that fetch.sh puts into a directory.
+type Assets struct {
+	Kernel   string // a bzImage of Debian, signed
+	Release  string // its release, as uname -r prints it
+	Efivarfs string // its module for EFI variables
+	Busybox  string // a static one
+	Stub252  string // systemd-stub of Debian bookworm
+	Stub257  string // systemd-stub of Debian trixie
+	Code     string // OVMF
+	Vars     string // OVMF's empty variable store
+}
+
+// Find returns the assets in dir. It fails unless all of them and the programs to run them are there.
+func Find(dir string) (*Assets, error) {
+	missing := func(what string) (*Assets, error) {
+		return nil, fmt.Errorf("%s: not there; run: make vm-assets", what)
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	a := &Assets{
+		Kernel:   filepath.Join(dir, "vmlinuz"),
+		Efivarfs: filepath.Join(dir, "efivarfs.ko"),
+		Busybox:  filepath.Join(dir, "busybox"),
+		Stub252:  filepath.Join(dir, "stub-252.efi"),
+		Stub257:  filepath.Join(dir, "stub-257.efi"),
+		Code:     filepath.Join(dir, "OVMF_CODE.fd"),
+		Vars:     filepath.Join(dir, "OVMF_VARS.fd"),
+	}
+	for _, f := range []string{a.Kernel, a.Efivarfs, a.Busybox, a.Stub252, a.Stub257, a.Code, a.Vars} {
+		if _, err := os.Stat(f); err != nil {
+			return missing(f)
+		}
+	}
+	for _, p := range []string{qemu, swtpm} {
+		if _, err := exec.LookPath(p); err != nil {
+			return missing(p)
+		}
+	}
+	release, err := os.ReadFile(filepath.Join(dir, "version"))
+	if err != nil {
+		return missing(filepath.Join(dir, "version"))
+	}
+	a.Release = strings.TrimSpace(string(release))
+	return a, nil
+}
+
+// Dir is where the assets are: $MKEXEC_VM_ASSETS, or .cache/vm at the top of the module that holds the working directory.
+func Dir() (string, error) {
+	if dir := os.Getenv("MKEXEC_VM_ASSETS"); dir != "" {
+		return dir, nil
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return filepath.Join(dir, ".cache", "vm"), nil
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			return "", fmt.Errorf("vm assets: no go.mod above the working directory, and MKEXEC_VM_ASSETS is not set")
+		}
+		dir = up
+	}
+}
+
+// TB is the part of testing.TB that [Require] uses.
+type TB interface {
+	Helper()
+	Fatal(...any)
+	Skip(...any)
+}
+
+// Require returns the assets, or ends the test: it fails if the words in $MKEXEC_REQUIRE, which
+// commas separate, have qemu among them, else it is skipped.
+func Require(t TB) *Assets {
+	t.Helper()
+	dir, err := Dir()
+	if err == nil {
+		var a *Assets
+		if a, err = Find(dir); err == nil {
+			return a
+		}
+	}
+	for word := range strings.SplitSeq(os.Getenv("MKEXEC_REQUIRE"), ",") {
+		if word == "qemu" {
+			t.Fatal(err)
+		}
+	}
+	t.Skip(err)
+	return nil
+}

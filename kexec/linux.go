@@ -1,0 +1,65 @@
+package kexec
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Linux is the kernel that runs this process.
+type Linux struct {
+	// Root is the root file system, for /proc and /sys: os.DirFS("/").
+	Root fs.FS
+}
+
+// Load calls kexec_file_load(2). The error is a *LoadError.
+func (l Linux) Load(linux, initrd *os.File, cmdline string) error {
+	flags, initrdFd := 0, -1
+	if initrd == nil {
+		flags = unix.KEXEC_FILE_NO_INITRAMFS
+	} else {
+		initrdFd = int(initrd.Fd())
+	}
+	err := unix.KexecFileLoad(int(linux.Fd()), initrdFd, cmdline, flags)
+	// The kernel reads by number: the files must not be finalized before it has.
+	runtime.KeepAlive(linux)
+	runtime.KeepAlive(initrd)
+	return l.explain("kexec_file_load", err)
+}
+
+// Loaded reads /sys/kernel/kexec_loaded.
+func (l Linux) Loaded() (bool, error) {
+	b, err := fs.ReadFile(l.Root, "sys/kernel/kexec_loaded")
+	if err != nil {
+		return false, fmt.Errorf("is an image loaded: %w", err)
+	}
+	return strings.TrimSpace(string(b)) == "1", nil
+}
+
+// Unload drops the loaded image. The error is a *LoadError.
+func (l Linux) Unload() error {
+	return l.explain("kexec_file_load(KEXEC_FILE_UNLOAD)", unix.KexecFileLoad(-1, -1, "", unix.KEXEC_FILE_UNLOAD))
+}
+
+// Exec calls reboot(2) with LINUX_REBOOT_CMD_KEXEC, after writing cached file
+// data to disk: the kernel does not do that itself.
+func (l Linux) Exec() error {
+	unix.Sync()
+	return l.explain("reboot(LINUX_REBOOT_CMD_KEXEC)", unix.Reboot(unix.LINUX_REBOOT_CMD_KEXEC))
+}
+
+func (l Linux) explain(call string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var errno unix.Errno
+	if !errors.As(err, &errno) {
+		return fmt.Errorf("%s: %w", call, err)
+	}
+	return newLoadError(call, errno, ReadMachine(l.Root), runtime.GOARCH)
+}

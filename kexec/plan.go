@@ -1,0 +1,262 @@
+package kexec
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/mkexec/mkexec/measure"
+	"github.com/mkexec/mkexec/measure/stub"
+)
+
+// A Device is the TPM. Package measure/tpm has one.
+type Device interface {
+	// Read returns the values of the PCRs in every active bank.
+	Read(pcrs ...measure.PCR) (measure.PCRs, error)
+	// Extend extends one PCR in every active bank.
+	Extend(ev measure.Event) error
+}
+
+// A Kernel is the running kernel's kexec. [Linux] is the real one.
+type Kernel interface {
+	// Load loads a kernel, an initrd (nil for none) and a command line for the
+	// next Exec. What was loaded before is replaced, or stays if Load fails.
+	Load(linux, initrd *os.File, cmdline string) error
+	// Loaded tells whether something is loaded.
+	Loaded() (bool, error)
+	// Unload drops what is loaded.
+	Unload() error
+	// Exec jumps into what is loaded. It returns only if it fails.
+	Exec() error
+}
+
+// A Checker decides whether a prediction is acceptable.
+type Checker interface {
+	// Check returns nil if it is. The error of a Checker that says no, rather
+	// than being unable to tell, is up to it; Plan.Check hands it on.
+	Check(p *measure.Prediction) error
+}
+
+// AcceptAnything is the Checker of someone who insists on having none.
+type AcceptAnything struct{}
+
+// Check returns nil.
+func (AcceptAnything) Check(*measure.Prediction) error { return nil }
+
+var (
+	// ErrMoved: the PCRs are no longer, or were never, what the prediction
+	// starts from. Nothing was extended.
+	ErrMoved = errors.New("the PCRs are not what the prediction starts from")
+	// ErrCommitted: the PCRs have been extended, wholly or in part, but the
+	// kernel that they describe was not started. They describe no system now;
+	// only a reboot through firmware resets them.
+	ErrCommitted = errors.New("the PCRs are extended but nothing was started; reboot through firmware")
+	// ErrOrder: a step of a Plan was called out of turn. Nothing was done.
+	ErrOrder = errors.New("out of turn")
+)
+
+// Options says how to start an image.
+type Options struct {
+	// Stub is how the image is started; its Via is set to kexec.
+	Stub stub.Options
+	// Base, if not nil, is what the TPM has to hold now. Without it the
+	// prediction starts from whatever the TPM holds.
+	Base measure.PCRs
+	// InitrdDigest asks for the prediction's InitrdDigest.
+	InitrdDigest bool
+	// Progress, if not nil, is called with the number of bytes that were copied
+	// or hashed since the last call, from several goroutines at a time.
+	Progress func(n int64)
+}
+
+// A step is how far a Plan has come.
+type step int
+
+const (
+	planned step = iota
+	checked
+	loaded
+	committed
+	over // failed after Load, or jumped
+)
+
+func (s step) String() string {
+	return [...]string{"planned", "checked", "loaded", "committed", "over"}[s]
+}
+
+// A Plan is one measured kexec, from a staged image to the jump.
+type Plan struct {
+	// Boot is what the image does, decided from the staged copy.
+	Boot *stub.Boot
+	// Prediction is what starting it does to the PCRs.
+	Prediction *measure.Prediction
+
+	step   step
+	image  *staged
+	kernel Kernel
+	device Device
+}
+
+// NewPlan stages the image and predicts: it copies the source into sealed
+// memory, checks that this machine's kernel can load it, reads the TPM and
+// computes the events and the PCRs after them. It changes nothing. The caller
+// must Close the plan.
+func NewPlan(src Source, device Device, kernel Kernel, opts Options) (*Plan, error) {
+	if opts.Progress == nil {
+		opts.Progress = func(int64) {}
+	}
+	opts.Stub.Via = stub.ViaKexec
+	image, err := stage(src, opts.Stub, opts.Progress)
+	if err != nil {
+		return nil, err
+	}
+	p := &Plan{Boot: image.boot, image: image, kernel: kernel, device: device}
+	if err := p.predict(opts); err != nil {
+		p.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *Plan) predict(opts Options) error {
+	if err := checkKernel(p.Boot.Kernel, p.Boot.Cmdline, runtime.GOARCH); err != nil {
+		return err
+	}
+	base, err := p.device.Read(measure.StubPCRs()...)
+	if err != nil {
+		return err
+	}
+	if opts.Base != nil {
+		if diffs := measure.Compare(opts.Base, base); diffs != nil {
+			return fmt.Errorf("%w: %s", ErrMoved, diffs[0])
+		}
+	}
+	p.Prediction, err = measure.Predict(&p.Boot.Image, measure.Options{
+		Base: base, InitrdDigest: opts.InitrdDigest, Progress: opts.Progress,
+	})
+	return err
+}
+
+// Close frees the staged image. What is loaded stays loaded.
+func (p *Plan) Close() { p.image.close() }
+
+// turn refuses a step out of turn.
+func (p *Plan) turn(name string, want step) error {
+	if p.step != want {
+		return fmt.Errorf("%s: %w: the plan is %s, not %s", name, ErrOrder, p.step, want)
+	}
+	return nil
+}
+
+// Check asks the checker. Its error is returned as it is; nothing has happened then.
+func (p *Plan) Check(c Checker) error {
+	if err := p.turn("check", planned); err != nil {
+		return err
+	}
+	if err := c.Check(p.Prediction); err != nil {
+		return err
+	}
+	p.step = checked
+	return nil
+}
+
+// Load loads the image into the kernel. If it fails nothing has happened; the
+// error is a *LoadError where the kernel refused.
+func (p *Plan) Load() error {
+	if err := p.turn("load", checked); err != nil {
+		return err
+	}
+	if err := p.kernel.Load(p.image.linux, p.image.initrd, p.Boot.Cmdline); err != nil {
+		return err
+	}
+	p.step = loaded
+	ok, err := p.kernel.Loaded()
+	if err == nil && !ok {
+		err = errors.New("load: the kernel says that nothing is loaded")
+	}
+	if err != nil {
+		return p.abandon(err)
+	}
+	return nil
+}
+
+// Commit extends the TPM with the predicted events and proves, by reading it
+// back, that it then holds what was predicted. On failure the image is unloaded
+// again; the error wraps ErrCommitted if any PCR may have changed.
+func (p *Plan) Commit() error {
+	if err := p.turn("commit", loaded); err != nil {
+		return err
+	}
+	live, err := p.device.Read(measure.StubPCRs()...)
+	if err != nil {
+		return p.abandon(fmt.Errorf("commit: %w", err))
+	}
+	if diffs := differences(p.Prediction.Base, live); diffs != nil {
+		return p.abandon(fmt.Errorf("commit: %w: %s", ErrMoved, diffs[0]))
+	}
+	for i, ev := range p.Prediction.Events {
+		if err := p.device.Extend(ev); err != nil {
+			err = fmt.Errorf("commit: event %d of %d (%s): %w", i+1, len(p.Prediction.Events), ev.Description, err)
+			return p.abandon(p.touched(err))
+		}
+	}
+	want, err := p.Prediction.At("")
+	if err != nil {
+		return p.abandon(p.touched(err))
+	}
+	if live, err = p.device.Read(measure.StubPCRs()...); err != nil {
+		return p.abandon(fmt.Errorf("commit: %w: read back: %w", ErrCommitted, err))
+	}
+	if diffs := differences(want, live); diffs != nil {
+		return p.abandon(fmt.Errorf("commit: %w: read back: %s", ErrCommitted, diffs[0]))
+	}
+	p.step = committed
+	return nil
+}
+
+// differences compares both ways, so that a bank that one side lacks is seen.
+func differences(want, got measure.PCRs) []measure.Difference {
+	return append(measure.Compare(want, got), measure.Compare(got, want)...)
+}
+
+// touched adds ErrCommitted to err unless the TPM shows that nothing was extended.
+func (p *Plan) touched(err error) error {
+	if live, readErr := p.device.Read(measure.StubPCRs()...); readErr == nil && differences(p.Prediction.Base, live) == nil {
+		return fmt.Errorf("%w (no PCR has changed)", err)
+	}
+	return fmt.Errorf("%w: %w", err, ErrCommitted)
+}
+
+// Exec jumps into the image. It returns only if that fails; the image is
+// unloaded then and the error wraps ErrCommitted.
+func (p *Plan) Exec() error {
+	if err := p.turn("exec", committed); err != nil {
+		return err
+	}
+	err := p.kernel.Exec()
+	if err == nil {
+		err = errors.New("exec: the kernel returned")
+	}
+	return p.abandon(fmt.Errorf("%w: %w", err, ErrCommitted))
+}
+
+// Abandon unloads the image, if it is loaded, without jumping into it. The
+// plan cannot be used any more.
+func (p *Plan) Abandon() error {
+	if p.step != loaded && p.step != committed {
+		p.step = over
+		return nil
+	}
+	return p.abandon(nil)
+}
+
+// abandon unloads the image and returns err, and more if that fails: a loaded
+// image would be entered, unmeasured, by the next reboot of systemd's.
+func (p *Plan) abandon(err error) error {
+	p.step = over
+	if unloadErr := p.kernel.Unload(); unloadErr != nil {
+		return errors.Join(err, fmt.Errorf("the image is still loaded, and the next reboot may enter it unmeasured: %w", unloadErr))
+	}
+	return err
+}

@@ -1,0 +1,131 @@
+// Package policy decides whether the PCRs that an image leads to are good
+// enough. A policy says yes, no, or that it cannot tell; the three are never
+// confused.
+package policy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/mkexec/mkexec/measure"
+)
+
+// A Policy is a condition on PCRs.
+type Policy interface {
+	// Check returns nil if pcrs satisfy the policy and a *MismatchError if they
+	// do not. Any other error means that it cannot be told, because a value that
+	// the policy needs is not known, say.
+	Check(pcrs measure.PCRs) error
+}
+
+// A Mismatch is one PCR whose value a policy does not accept.
+type Mismatch struct {
+	// Requirement is the name of the requirement that is not met, and Phase the
+	// moment at which it was looked at.
+	Requirement string
+	Phase       measure.Phase
+	Bank        measure.Bank
+	PCR         measure.PCR
+	// Want are the accepted values, Got is the predicted one.
+	Want []measure.Digest
+	Got  measure.Digest
+}
+
+// String says what is wrong in one line.
+func (m Mismatch) String() string {
+	var want []string
+	for _, w := range m.Want {
+		want = append(want, w.String())
+	}
+	return fmt.Sprintf("PCR %d (%s) %s will be %s; %s accepts %s", m.PCR, m.Bank, when(m.Phase), m.Got, m.Requirement, strings.Join(want, " or "))
+}
+
+func when(p measure.Phase) string {
+	if p == "" {
+		return "before the first phase"
+	}
+	return "at " + string(p)
+}
+
+// A MismatchError is a policy's "no".
+type MismatchError struct {
+	Mismatches []Mismatch // at least one
+}
+
+// Error names the first mismatch and counts the others.
+func (e *MismatchError) Error() string {
+	s := "policy not met: " + e.Mismatches[0].String()
+	if n := len(e.Mismatches) - 1; n > 0 {
+		s += fmt.Sprintf(" (and %d more)", n)
+	}
+	return s
+}
+
+// Accept is a policy that lists values: each PCR of each bank that it names
+// must have one of the values listed for it.
+type Accept map[measure.Bank]map[measure.PCR][]measure.Digest
+
+// Check implements Policy. The mismatches name no requirement and no phase.
+func (a Accept) Check(pcrs measure.PCRs) error {
+	var no MismatchError
+	for _, b := range slices.Sorted(maps.Keys(a)) {
+		for _, n := range slices.Sorted(maps.Keys(a[b])) {
+			got := pcrs[b][n]
+			if got == nil {
+				return fmt.Errorf("PCR %d (%s) is not predicted, but the policy names it", n, b)
+			}
+			is := func(d measure.Digest) bool { return bytes.Equal(d, got) }
+			if !slices.ContainsFunc(a[b][n], is) {
+				no.Mismatches = append(no.Mismatches, Mismatch{Bank: b, PCR: n, Want: a[b][n], Got: got})
+			}
+		}
+	}
+	if no.Mismatches != nil {
+		return &no
+	}
+	return nil
+}
+
+// A Requirement is a policy that has to hold at a phase of the next system.
+type Requirement struct {
+	Name   string
+	At     measure.Phase
+	Policy Policy
+}
+
+// Requirements are met when each of them is.
+type Requirements []Requirement
+
+// Check checks every requirement against the predicted PCRs at its phase. A
+// no is a *MismatchError with all mismatches, even where others cannot be told.
+func (rs Requirements) Check(p *measure.Prediction) error {
+	if len(rs) == 0 {
+		return errors.New("policy: no requirement: it would accept anything")
+	}
+	var no MismatchError
+	var cannotTell []error
+	for _, r := range rs {
+		pcrs, err := p.At(r.At)
+		if err != nil {
+			return fmt.Errorf("%s: %w", r.Name, err)
+		}
+		var mismatch *MismatchError
+		switch err := r.Policy.Check(pcrs); {
+		case errors.As(err, &mismatch):
+			for _, m := range mismatch.Mismatches {
+				m.Requirement, m.Phase = r.Name, r.At
+				no.Mismatches = append(no.Mismatches, m)
+			}
+		case err != nil:
+			cannotTell = append(cannotTell, fmt.Errorf("%s: %w", r.Name, err))
+		}
+	}
+	if no.Mismatches != nil {
+		return &no
+	}
+	return errors.Join(cannotTell...)
+}
