@@ -43,14 +43,15 @@ func checkKernel(linux measure.Content, cmdline, arch string) error {
 		}
 	}
 
-	limit := commandLineSize[arch] - 1
+	size, known := commandLineSize[arch]
+	limit := size - 1
 	switch arch {
 	case "amd64":
 		size, err := checkBzImage(head)
 		if err != nil {
 			return err
 		}
-		limit = size - elfcorehdrSize - 1
+		limit, known = max(0, size-elfcorehdrSize-1), true
 	case "arm64":
 		if len(head) < 64 || string(head[56:60]) != "ARM\x64" {
 			return fmt.Errorf("kernel: not an arm64 Image: no ARM\\x64 at offset 56")
@@ -60,7 +61,7 @@ func checkKernel(linux measure.Content, cmdline, arch string) error {
 			return fmt.Errorf("kernel: neither a riscv Image nor an ELF file")
 		}
 	}
-	if limit < 0 {
+	if !known {
 		return fmt.Errorf("kernel: how %s loads kernels is not known", arch)
 	}
 	if len(cmdline) > limit {

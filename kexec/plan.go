@@ -60,8 +60,8 @@ var (
 type Options struct {
 	// Stub is how the image is started; its Via is set to kexec.
 	Stub stub.Options
-	// Base, if not nil, is what the TPM has to hold now. Without it the
-	// prediction starts from whatever the TPM holds.
+	// Base, if not nil, is what the TPM has to hold now, in every active bank.
+	// Without it the prediction starts from whatever the TPM holds.
 	Base measure.PCRs
 	// InitrdDigest asks for the prediction's InitrdDigest.
 	InitrdDigest bool
@@ -128,7 +128,7 @@ func (p *Plan) predict(opts Options) error {
 		return err
 	}
 	if opts.Base != nil {
-		if diffs := measure.Compare(opts.Base, base); diffs != nil {
+		if diffs := differences(opts.Base, base); diffs != nil {
 			return fmt.Errorf("%w: %s", ErrMoved, diffs[0])
 		}
 	}

@@ -37,3 +37,14 @@ type Event struct {
 	// log. Other than for command lines it is not what was hashed.
 	Data []byte `json:"-"`
 }
+
+// UnmarshalText parses the TCG name of a type that systemd-boot or systemd-stub uses.
+func (t *EventType) UnmarshalText(text []byte) error {
+	for _, known := range []EventType{EventIPL, EventTag} {
+		if string(text) == known.String() {
+			*t = known
+			return nil
+		}
+	}
+	return fmt.Errorf("event type %.40q: unknown", text)
+}

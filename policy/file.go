@@ -37,7 +37,7 @@ func Parse(data []byte) (Requirements, error) {
 	if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("policy: empty")
 	} else if err != nil {
-		return nil, fmt.Errorf("policy: %w", err)
+		return nil, fmt.Errorf("policy: %.200s", err) // an anchor's name in it may be long
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("policy: more than one document")
@@ -90,7 +90,7 @@ func parseRequirement(n *yaml.Node, number int) (r Requirement, err error) {
 		r.Name = name.Value
 	}
 	at := keys["at"]
-	if at == nil || at.Kind != yaml.ScalarNode {
+	if at == nil || at.Kind != yaml.ScalarNode || at.ShortTag() == "!!null" {
 		return r, lineError(n, "%s: no at: the phase at which it has to hold, such as enter-initrd", r.Name)
 	}
 	if r.At, err = measure.ParsePhase(at.Value); err != nil {
@@ -104,27 +104,27 @@ func parseRequirement(n *yaml.Node, number int) (r Requirement, err error) {
 }
 
 func parsePCRs(n *yaml.Node) (Accept, error) {
-	banks, err := mapping(n, "pcrs")
-	if err != nil {
+	if _, err := mapping(n, "pcrs"); err != nil {
 		return nil, err
 	}
 	accept := Accept{}
-	for name, values := range banks {
-		bank, err := measure.ParseBank(name)
+	for i := 0; i < len(n.Content); i += 2 { // in the order of the file, for the error
+		name, values := n.Content[i], n.Content[i+1]
+		bank, err := measure.ParseBank(name.Value)
 		if err != nil {
-			return nil, lineError(values, "%w", err)
+			return nil, lineError(name, "%w", err)
 		}
-		pcrs, err := mapping(values, name)
-		if err != nil {
+		if _, err := mapping(values, name.Value); err != nil {
 			return nil, err
 		}
 		accept[bank] = map[measure.PCR][]measure.Digest{}
-		for key, list := range pcrs {
-			pcr, err := parsePCR(key)
+		for i := 0; i < len(values.Content); i += 2 {
+			number := values.Content[i]
+			pcr, err := parsePCR(number.Value)
 			if err != nil {
-				return nil, lineError(list, "%w", err)
+				return nil, lineError(number, "%w", err)
 			}
-			if accept[bank][pcr], err = parseDigests(list, bank); err != nil {
+			if accept[bank][pcr], err = parseDigests(values.Content[i+1], bank); err != nil {
 				return nil, err
 			}
 		}
@@ -182,7 +182,7 @@ func mapping(n *yaml.Node, what string, known ...string) (map[string]*yaml.Node,
 			return nil, lineError(key, "%.40s: key %.40q twice", what, key.Value)
 		}
 		if value.Kind == yaml.AliasNode {
-			return nil, lineError(value, "%.40s: aliases are not supported", key.Value)
+			return nil, lineError(value, "%.40q: aliases are not supported", key.Value)
 		}
 		values[key.Value] = value
 	}

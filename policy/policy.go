@@ -5,6 +5,7 @@ package policy
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -69,14 +70,17 @@ func (e *MismatchError) Error() string {
 // must have one of the values listed for it.
 type Accept map[measure.Bank]map[measure.PCR][]measure.Digest
 
-// Check implements Policy. The mismatches name no requirement and no phase.
+// Check implements Policy. The mismatches name no requirement and no phase. A
+// value that is not accepted is a no, whether or not another one is known.
 func (a Accept) Check(pcrs measure.PCRs) error {
 	var no MismatchError
+	var cannotTell error // the first reason
 	for _, b := range slices.Sorted(maps.Keys(a)) {
 		for _, n := range slices.Sorted(maps.Keys(a[b])) {
 			got := pcrs[b][n]
 			if got == nil {
-				return fmt.Errorf("PCR %d (%s) is not predicted, but the policy names it", n, b)
+				cannotTell = cmp.Or(cannotTell, fmt.Errorf("PCR %d (%s) is not predicted, but the policy names it", n, b))
+				continue
 			}
 			is := func(d measure.Digest) bool { return bytes.Equal(d, got) }
 			if !slices.ContainsFunc(a[b][n], is) {
@@ -87,7 +91,7 @@ func (a Accept) Check(pcrs measure.PCRs) error {
 	if no.Mismatches != nil {
 		return &no
 	}
-	return nil
+	return cannotTell
 }
 
 // A Requirement is a policy that has to hold at a phase of the next system.

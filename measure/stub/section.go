@@ -78,6 +78,12 @@ func selectSections(f *uki.File, major int, profile []*uki.Section, base []*uki.
 		} else {
 			matches := func(s *uki.Section) bool { return s.Name == name }
 			for _, r := range [][]*uki.Section{base, profile} {
+				if name == ".dtbauto" || name == ".efifw" { // the first one that the hardware is for counts
+					if slices.ContainsFunc(r, func(s *uki.Section) bool { return matches(s) && s.Size() > 0 }) {
+						return nil, fmt.Errorf("section %s: whether it is used depends on the hardware: %w", name, ErrCannotTell)
+					}
+					continue
+				}
 				if i := slices.IndexFunc(r, matches); i >= 0 {
 					found = r[i]
 				}
@@ -85,9 +91,6 @@ func selectSections(f *uki.File, major int, profile []*uki.Section, base []*uki.
 		}
 		if found == nil || found.Size() == 0 {
 			continue
-		}
-		if name == ".dtbauto" || name == ".efifw" {
-			return nil, fmt.Errorf("section %s: whether it is used depends on the hardware: %w", name, ErrCannotTell)
 		}
 		if o := f.Overlapping(found); o != nil {
 			return nil, fmt.Errorf("section %s: overlaps with section %q in memory at 0x%x", name, o.Name, max(o.VirtualAddress, found.VirtualAddress))

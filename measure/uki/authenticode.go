@@ -17,12 +17,16 @@ import (
 //
 // It reads the whole file. Files that the firmware's and the kernel's readings
 // of that text would hash differently are refused: gaps between sections, and a
-// certificate table that is not the end of the file.
+// certificate table that is not the end of the file or that does not start at a
+// multiple of 8, so that what is hashed would end there.
 func (f *File) Authenticode(h hash.Hash) error {
 	end := f.size
 	if f.cert.size > 0 {
 		if f.cert.end() != f.size {
 			return fmt.Errorf("certificate table: ends at %d, not at the end of the file (%d bytes)", f.cert.end(), f.size)
+		}
+		if f.cert.off%8 != 0 {
+			return fmt.Errorf("certificate table: starts at %d, not at a multiple of 8", f.cert.off)
 		}
 		end = f.cert.off
 	}

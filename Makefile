@@ -1,0 +1,67 @@
+# mkexec: `make demo` and `make test` need nothing but Debian and Go; what else they use they install.
+PREFIX  ?= /usr/local
+DESTDIR ?=
+GO      ?= go
+FUZZTIME ?= 5s
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.6.1
+ASSETS  = .cache/vm
+
+export CGO_ENABLED = 0
+
+.PHONY: build demo test lint fuzz bench vm-assets tools install uninstall clean
+
+build:
+	$(GO) build -trimpath -o bin/mkexec ./cmd/mkexec
+
+# A measured kexec in a virtual machine with a software TPM, explained as it goes.
+demo: build vm-assets
+	$(GO) run ./cmd/mkexec/internal/demo bin/mkexec
+
+# Everything: linters, unit tests with the race detector, software TPMs, virtual machines, and each fuzz target for a moment.
+test: lint vm-assets tools
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v -e /cmd/mkexec)
+	$(GO) test -timeout 20m ./cmd/...
+	$(MAKE) fuzz
+
+lint:
+	@unformatted=$$(gofmt -l cmd kexec measure policy); [ -z "$$unformatted" ] || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
+	$(GO) vet ./...
+	GOOS=darwin $(GO) vet ./measure ./measure/uki ./measure/stub ./policy
+	$(GO) run $(STATICCHECK) ./...
+
+# Runs every fuzz target for FUZZTIME.
+fuzz:
+	@set -e; for pkg in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+		for target in $$(grep -h -o '^func Fuzz[A-Za-z0-9]*' $$pkg/*_test.go | cut -c6-); do \
+			echo "fuzz $$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -parallel 2 $$pkg; \
+		done; done
+
+# Speed and memory, side by side with openssl and systemd-measure.
+bench: build
+	cmd/mkexec/internal/bench/bench.sh bin/mkexec
+
+# What the virtual machines need: programs are installed, files go to .cache/vm.
+vm-assets:
+	cmd/mkexec/internal/vm/fetch.sh $(ASSETS)
+
+# What other tests need from Debian's packages.
+tools:
+	@command -v gcc >/dev/null || cmd/mkexec/internal/vm/install.sh gcc libc6-dev
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(PREFIX)/share/bash-completion/completions \
+		$(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	install -m 0755 bin/mkexec $(DESTDIR)$(PREFIX)/bin/mkexec
+	install -m 0644 cmd/mkexec/mkexec.8 $(DESTDIR)$(PREFIX)/share/man/man8/mkexec.8
+	bin/mkexec completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/mkexec
+	bin/mkexec completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_mkexec
+	bin/mkexec completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/mkexec.fish
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/mkexec $(DESTDIR)$(PREFIX)/share/man/man8/mkexec.8 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/mkexec \
+		$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_mkexec $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/mkexec.fish
+
+clean:
+	rm -rf bin

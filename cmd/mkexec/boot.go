@@ -1,0 +1,230 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/mkexec/mkexec/kexec"
+	"github.com/mkexec/mkexec/measure"
+	"github.com/mkexec/mkexec/policy"
+	"github.com/spf13/cobra"
+)
+
+func newBoot(sys *system, out *bytes.Buffer) *cobra.Command {
+	b := booter{sys: sys, out: out}
+	cmd := &cobra.Command{
+		Use:   "boot [flags] IMAGE | --linux=FILE [--initrd=FILE]... --cmdline=STR",
+		Short: "Boot an image by a measured kexec",
+		Long: "Stage the image in sealed memory, predict, check the policy, load, extend the TPM, prove that\n" +
+			"it holds what was predicted, and jump. Every failure ends with nothing done, or says that the\n" +
+			"PCRs were extended and the machine must be rebooted through firmware.",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error { return b.boot(args) },
+	}
+	b.add(cmd)
+	b.addPhases("a phase `PATH` to print for --dry-run and --json")
+	fl := cmd.Flags()
+	fl.StringVar(&b.policy, "policy", defaultPolicy, "the policy `FILE`")
+	fl.BoolVar(&b.noPolicy, "no-policy", false, "boot without a policy")
+	fl.BoolVar(&b.noVerify, "no-verify", false, "boot although the signature of the image is not checked")
+	fl.BoolVar(&b.now, "now", false, "jump at once, without shutting systemd's services down")
+	fl.BoolVar(&b.dryRun, "dry-run", false, "print every event in order and stop before anything changes")
+	cmd.MarkFlagsMutuallyExclusive("policy", "no-policy")
+	return cmd
+}
+
+// A booter is one run of mkexec boot.
+type booter struct {
+	imageFlags
+	sys *system
+	out *bytes.Buffer
+
+	policy   string
+	noPolicy bool
+	noVerify bool
+	now      bool
+	dryRun   bool
+}
+
+const (
+	untouched = "nothing is loaded and no PCR was extended"
+	poisoned  = "nothing is loaded, but PCRs were extended: secrets stay locked until a reboot through firmware"
+)
+
+func (b *booter) boot(args []string) error {
+	err := b.tryBoot(args)
+	var no *policy.MismatchError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, kexec.ErrCommitted):
+		return &stateError{err, poisoned}
+	case errors.As(err, &no) && hintFor(err) == "":
+		err = withHint(err, "to see what differs: mkexec check --reference=GOOD-IMAGE IMAGE")
+	}
+	return &stateError{err, untouched}
+}
+
+func (b *booter) tryBoot(args []string) error {
+	checker, err := b.checker()
+	if err != nil {
+		return err
+	}
+	phases, err := b.parsePhases()
+	if err != nil {
+		return err
+	}
+	b.via, b.secureBoot = "kexec", "auto"
+	opts := kexec.Options{InitrdDigest: b.json}
+	if opts.Stub, err = b.stubOptions(b.sys); err != nil {
+		return err
+	}
+	m, err := b.open(args)
+	if err != nil {
+		return err
+	}
+	defer m.close()
+	dev, err := b.openTPM()
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	banks, err := b.banksOf(dev)
+	if err != nil {
+		return err
+	}
+	switch b.from {
+	case "", "tpm":
+		b.from = "tpm"
+	case "zero":
+		opts.Base = measure.Zero(banks, measure.StubPCRs()...)
+	default:
+		return fmt.Errorf("--from=%.40s: unknown (known: zero tpm)", b.from)
+	}
+
+	bar := startProgress(b.sys.stderr, "copying and hashing", 2*m.size())
+	opts.Progress = bar.add
+	plan, err := kexec.NewPlan(m.src, dev, b.sys.kernel, opts)
+	bar.finish()
+	if err != nil {
+		return inFile(m.path, err)
+	}
+	defer plan.Close()
+	if err := plan.Check(checker); err != nil {
+		return inFile(m.path, err)
+	}
+	if err := b.print(m, plan, phases); err != nil || b.dryRun {
+		return err
+	}
+	return b.jump(plan)
+}
+
+// checker returns what has to agree, and refuses to go without it.
+func (b *booter) checker() (kexec.Checker, error) {
+	if !b.noVerify {
+		return nil, withHint(errors.New("the signature of the image is not checked by this version"), "to boot an image that you trust for other reasons: mkexec boot --no-verify …")
+	}
+	if !b.dryRun && !b.now && kexec.ReadMachine(b.sys.root).Systemd == kexec.Yes {
+		return nil, withHint(errors.New("systemd runs this machine, and its services would be cut off"), "to do so all the same: mkexec boot --now …")
+	}
+	if b.noPolicy {
+		return kexec.AcceptAnything{}, nil
+	}
+	rs, err := readPolicy(b.policy)
+	if err != nil {
+		return nil, withHint(err, "name a policy with --policy=FILE, or insist on having none: mkexec boot --no-policy …")
+	}
+	return rs, nil
+}
+
+// banksOf returns the active banks. All of them are extended, so naming others,
+// or some, would only hide what is done.
+func (b *booter) banksOf(dev interface {
+	Banks() ([]measure.Bank, error)
+}) ([]measure.Bank, error) {
+	active, err := dev.Banks()
+	if err != nil {
+		return nil, err
+	}
+	named, err := b.parseBanks()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range named {
+		if !strings.Contains(" "+bankList(active)+" ", " "+n.String()+" ") {
+			return nil, fmt.Errorf("bank %s: not active in this TPM (active: %s)", n, bankList(active))
+		}
+	}
+	return active, nil
+}
+
+// size returns the number of bytes of the image.
+func (m *image) size() (n int64) {
+	for _, f := range m.files {
+		if info, err := f.Stat(); err == nil {
+			n += info.Size()
+		}
+	}
+	return n
+}
+
+// print prints what is going to happen: to stdout where that is what was asked
+// for, and in short to stderr otherwise.
+func (b *booter) print(m *image, plan *kexec.Plan, phases []measure.Phase) error {
+	p := &prediction{Prediction: plan.Prediction, boot: plan.Boot, bare: m.src.UKI == nil, path: m.path, base: b.from, phases: phases}
+	if b.json {
+		var err error
+		if p.digest, err = m.digest(); err != nil {
+			return inFile(m.path, err)
+		}
+	}
+	j, err := p.json()
+	if err != nil {
+		return err
+	}
+	switch {
+	case b.json:
+		err = printJSON(b.out, j)
+	case b.dryRun:
+		err = p.print(b.out, j.Phases)
+	default:
+		fmt.Fprintf(b.sys.stderr, "mkexec: %s: %d events, %q\n", m.path, len(p.Events), p.boot.Cmdline)
+	}
+	if err == nil && !b.dryRun {
+		// nothing is printed after the jump
+		_, err = b.out.WriteTo(b.sys.stdout)
+	}
+	return err
+}
+
+// jump loads, commits and jumps. A signal stops it up to the first extend; from
+// then on stopping would leave the PCRs of a system that never started.
+func (b *booter) jump(plan *kexec.Plan) error {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	interrupted := func() error {
+		select {
+		case s := <-signals:
+			return errors.Join(fmt.Errorf("stopped: %v", s), plan.Abandon())
+		default:
+			return nil
+		}
+	}
+	if err := plan.Load(); err != nil {
+		return err
+	}
+	if err := interrupted(); err != nil {
+		return err
+	}
+	if err := plan.Commit(); err != nil {
+		return err
+	}
+	fmt.Fprintln(b.sys.stderr, "mkexec: the TPM holds what was predicted; jumping")
+	return plan.Exec()
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/mkexec/mkexec/measure"
+	"github.com/mkexec/mkexec/policy"
+	"github.com/spf13/cobra"
+)
+
+func newCheck(sys *system, out *bytes.Buffer) *cobra.Command {
+	var f imageFlags
+	var policyPath, reference string
+	cmd := &cobra.Command{
+		Use:   "check [flags] IMAGE | --linux=FILE [--initrd=FILE]... --cmdline=STR",
+		Short: "Check whether the PCRs that an image leads to are in policy",
+		Long: "Predict as predict does and check the PCRs against the policy. Exit status 0 is yes, 1 is no,\n" +
+			"2 is cannot tell. A no names each PCR with the accepted and the predicted value and, with\n" +
+			"--reference, the first event that differs from those of an image that is known to be good.",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			required, err := readPolicy(policyPath)
+			if err != nil {
+				return err
+			}
+			p, err := f.predict(sys, args)
+			if err != nil {
+				return err
+			}
+			c := checkJSON{Version: 1, OK: true, Image: p.imageJSON(), Base: p.base, Policy: policyPath, Mismatches: []mismatchJSON{}}
+			err = required.Check(p.Prediction)
+			var no *policy.MismatchError
+			switch {
+			case errors.As(err, &no):
+				c.OK, c.Reason = false, "pcr-mismatch"
+				for _, m := range no.Mismatches {
+					c.Mismatches = append(c.Mismatches, mismatchJSON{m.Requirement, m.Phase, m.Bank, m.PCR, m.Want, m.Got})
+				}
+			case err != nil:
+				return bankHint(err)
+			}
+			if !c.OK && reference != "" {
+				if c.FirstDifference, err = f.compare(sys, p, reference); err != nil {
+					return fmt.Errorf("reference: %w", err)
+				}
+			}
+			if f.json {
+				if err := printJSON(out, c); err != nil {
+					return err
+				}
+				if !c.OK {
+					return errNo
+				}
+				return nil
+			}
+			if c.OK {
+				fmt.Fprintf(out, "%s: in policy (%s)\n", p.path, policyPath)
+				return nil
+			}
+			for _, m := range no.Mismatches {
+				fmt.Fprintln(out, m)
+			}
+			if c.FirstDifference != nil {
+				fmt.Fprintln(out, c.FirstDifference)
+			}
+			return errNo
+		},
+	}
+	f.add(cmd)
+	f.addVia()
+	cmd.Flags().StringVar(&policyPath, "policy", defaultPolicy, "the policy `FILE`")
+	cmd.Flags().StringVar(&reference, "reference", "", "a known good `IMAGE` to name the first differing event against")
+	return cmd
+}
+
+// A checkJSON is the output of check --json, version 1.
+type checkJSON struct {
+	Version int       `json:"version"`
+	OK      bool      `json:"ok"`
+	Reason  string    `json:"reason,omitempty"` // pcr-mismatch
+	Image   imageJSON `json:"image"`
+	Base    string    `json:"base"`
+	Policy  string    `json:"policy"`
+	// Mismatches are the PCRs that are not accepted.
+	Mismatches      []mismatchJSON   `json:"mismatches"`
+	FirstDifference *firstDifference `json:"first_difference,omitempty"`
+}
+
+type mismatchJSON struct {
+	Requirement string           `json:"requirement"`
+	At          measure.Phase    `json:"at"`
+	Bank        measure.Bank     `json:"bank"`
+	PCR         measure.PCR      `json:"pcr"`
+	Want        []measure.Digest `json:"want"`
+	Got         measure.Digest   `json:"got"`
+}
+
+// A firstDifference is the first event in which an image parts from another.
+type firstDifference struct {
+	Index     int            `json:"event"` // from 1
+	Got       *measure.Event `json:"got"`   // null if the image has no more events
+	Want      *measure.Event `json:"want"`  // null if the reference has no more events
+	Reference string         `json:"reference"`
+}
+
+// String says it in one line.
+func (d *firstDifference) String() string {
+	what := func(ev *measure.Event) string {
+		if ev == nil {
+			return "no more events"
+		}
+		return fmt.Sprintf("%s (PCR %d)", ev.Description, ev.PCR)
+	}
+	return fmt.Sprintf("the first event that differs from %s is event %d: %s, there %s", d.Reference, d.Index, what(d.Got), what(d.Want))
+}
+
+// compare predicts the reference as p was predicted and returns the first
+// event that differs, nil if none does.
+func (f *imageFlags) compare(sys *system, p *prediction, reference string) (*firstDifference, error) {
+	opts, err := f.stubOptions(sys)
+	if err != nil {
+		return nil, err
+	}
+	m := &image{path: reference}
+	defer m.close()
+	if m.src.UKI, err = m.file(reference); err != nil {
+		return nil, err
+	}
+	boot, err := m.load(opts)
+	if err != nil {
+		return nil, err
+	}
+	ref, err := measure.Predict(&boot.Image, measure.Options{Base: p.Base})
+	if err != nil {
+		return nil, inFile(reference, err)
+	}
+	i := measure.FirstDifference(p.Events, ref.Events)
+	if i < 0 {
+		return nil, nil
+	}
+	event := func(events []measure.Event) *measure.Event {
+		if i < len(events) {
+			return &events[i]
+		}
+		return nil
+	}
+	return &firstDifference{i + 1, event(p.Events), event(ref.Events), reference}, nil
+}
+
+// bankHint is for a policy that names a bank that was not predicted.
+func bankHint(err error) error {
+	return withHint(err, "predict the banks that the policy names: --bank=BANK")
+}

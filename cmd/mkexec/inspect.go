@@ -1,0 +1,200 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/mkexec/mkexec/measure"
+	"github.com/mkexec/mkexec/measure/uki"
+	"github.com/spf13/cobra"
+)
+
+func newInspect(out *bytes.Buffer) *cobra.Command {
+	var asJSON, digests bool
+	cmd := &cobra.Command{
+		Use:   "inspect [flags] IMAGE",
+		Short: "Show what is in a UKI or addon",
+		Long: "Show the sections, profiles and stub of a UKI or addon. Only headers and small sections are\n" +
+			"read, however large the image is, unless --digests asks for more.",
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return withHint(fmt.Errorf("want one IMAGE, not %d", len(args)), "mkexec inspect --help")
+			}
+			r, err := inspect(args[0], digests)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(out, r)
+			}
+			return r.print(out)
+		},
+	}
+	cmd.Flags().SortFlags = false
+	cmd.Flags().BoolVar(&digests, "digests", false, "hash the sections and the whole image (SHA-256, Authenticode)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// An inspection is the output of inspect --json, version 1.
+type inspection struct {
+	Version      int            `json:"version"`
+	Path         string         `json:"path"`
+	Size         int64          `json:"size"`
+	Arch         string         `json:"arch"`
+	Kind         string         `json:"kind"` // systemd-stub, systemd-addon, systemd-boot, or unknown
+	Stub         string         `json:"stub,omitempty"`
+	Signed       bool           `json:"signed"` // has a certificate table; nothing is verified
+	SHA256       measure.Digest `json:"sha256,omitempty"`
+	Authenticode measure.Digest `json:"authenticode_sha256,omitempty"`
+	Profiles     []profileJSON  `json:"profiles"`
+	Sections     []sectionJSON  `json:"sections"`
+}
+
+type profileJSON struct {
+	Profile int    `json:"profile"`
+	ID      string `json:"id"`
+	Title   string `json:"title"`
+}
+
+type sectionJSON struct {
+	Name    string         `json:"name"`
+	Profile *int           `json:"profile,omitempty"` // absent for the base
+	Size    int64          `json:"size"`              // as measured: VirtualSize
+	Offset  uint32         `json:"offset"`            // in the file
+	SHA256  measure.Digest `json:"sha256,omitempty"`
+	Text    string         `json:"text,omitempty"` // of sections that hold text
+}
+
+// textSections hold text that says what an image is.
+var textSections = []string{".osrel", ".cmdline", ".uname", ".sbat", ".profile"}
+
+func inspect(path string, digests bool) (_ *inspection, err error) {
+	var m image
+	defer m.close()
+	content, err := m.file(path)
+	if err != nil {
+		return nil, err
+	}
+	u, err := uki.Open(content, content.Size())
+	if err != nil {
+		return nil, inFile(path, err)
+	}
+	r := &inspection{
+		Version: 1, Path: path, Size: u.Size(), Arch: u.Machine.String(), Kind: "unknown", Signed: u.Signed(),
+		Profiles: []profileJSON{},
+	}
+	if s, err := u.Stub(); err == nil {
+		r.Kind, r.Stub = string(s.Kind), s.Version
+	}
+	base, profiles, err := u.Profiles()
+	if err != nil {
+		return nil, inFile(path, err)
+	}
+	if err := r.addSections(base, nil, digests); err != nil {
+		return nil, inFile(path, err)
+	}
+	for i, p := range profiles {
+		r.Profiles = append(r.Profiles, profileJSON{i, p.ID, p.Title})
+		if err := r.addSections(p.Sections, &i, digests); err != nil {
+			return nil, inFile(path, err)
+		}
+	}
+	if digests {
+		err = r.addDigests(u, content)
+	}
+	return r, inFile(path, err)
+}
+
+func (r *inspection) addSections(sections []*uki.Section, profile *int, digests bool) error {
+	for _, s := range sections {
+		j := sectionJSON{Name: s.Name, Profile: profile, Size: s.Size(), Offset: s.RawOffset}
+		if slices.Contains(textSections, s.Name) {
+			text, err := s.Text()
+			if err != nil {
+				return err
+			}
+			j.Text = strings.ToValidUTF8(text, "\uFFFD")
+		}
+		if digests {
+			d, err := measure.Sum(s, measure.SHA256)
+			if err != nil {
+				return err
+			}
+			j.SHA256 = d[measure.SHA256]
+		}
+		r.Sections = append(r.Sections, j)
+	}
+	return nil
+}
+
+func (r *inspection) addDigests(u *uki.File, content measure.Content) error {
+	d, err := measure.Sum(content, measure.SHA256)
+	if err != nil {
+		return err
+	}
+	h := measure.SHA256.New()
+	if err := u.Authenticode(h); err != nil {
+		return err
+	}
+	r.SHA256, r.Authenticode = d[measure.SHA256], h.Sum(nil)
+	return nil
+}
+
+func (r *inspection) print(w io.Writer) error {
+	signed := "not signed"
+	if r.Signed {
+		signed = "signed (the signature is not checked)"
+	}
+	fmt.Fprintf(w, "image  %s, %d bytes, %s, %s\n", r.Path, r.Size, r.Arch, signed)
+	fmt.Fprintf(w, "stub   %s\n", strings.TrimSpace(r.Kind+" "+r.Stub))
+	if r.SHA256 != nil {
+		fmt.Fprintf(w, "sha256 %s\nauthenticode sha256 %s\n", r.SHA256, r.Authenticode)
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprint(t, "\nSECTION\tPROFILE\tSIZE\tHOLDS\n")
+	for _, s := range r.Sections {
+		profile := "-"
+		if s.Profile != nil {
+			profile = fmt.Sprint(*s.Profile)
+		}
+		holds := s.SHA256.String()
+		if s.Text != "" {
+			holds = strings.TrimSpace(holds + " " + firstLine(s))
+		}
+		fmt.Fprintf(t, "%s\t%s\t%d\t%s\n", quoteUnprintable(s.Name), profile, s.Size, holds)
+	}
+	return t.Flush()
+}
+
+// firstLine returns the line of a text section that says most, quoted where it
+// holds anything that a terminal could take for a command.
+func firstLine(s sectionJSON) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(s.Text), "\n")
+	want := map[string]string{".osrel": "PRETTY_NAME=", ".profile": "TITLE=", ".sbat": "systemd"}[s.Name]
+	if want != "" {
+		for l := range strings.Lines(s.Text) {
+			if strings.HasPrefix(l, want) {
+				line = strings.TrimSpace(l)
+				break
+			}
+		}
+	}
+	const most = 100
+	if r := []rune(line); len(r) > most {
+		line = string(r[:most]) + "…"
+	}
+	return quoteUnprintable(line)
+}
+
+// quoteUnprintable returns s, in quotes and escaped if it holds control characters.
+func quoteUnprintable(s string) string {
+	if q := fmt.Sprintf("%q", s); q != `"`+s+`"` && strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7F || r >= 0x80 && r < 0xA0 }) {
+		return q
+	}
+	return s
+}

@@ -1,0 +1,56 @@
+package vm
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/mkexec/mkexec/measure/uki/ukitest"
+)
+
+// An ImageConfig describes a UKI of Debian's kernel and a busybox initrd.
+type ImageConfig struct {
+	// Stub is the path of the systemd-stub, Assets.Stub252 or Stub257.
+	Stub string
+	// Name is what os-release calls the image.
+	Name string
+	// Cmdline is the embedded command line.
+	Cmdline string
+	// Script is what its /init runs, see Init.
+	Script string
+	// Files are more files in the initrd.
+	Files map[string]File
+}
+
+// Image builds a UKI that has a file for each name that the stub can put into
+// /.extra of the initrd. The PCR signature and key in it are only looked at,
+// never used.
+func (a *Assets) Image(c ImageConfig) ([]byte, error) {
+	stub, err := os.ReadFile(c.Stub)
+	if err != nil {
+		return nil, err
+	}
+	linux, err := os.ReadFile(a.Kernel)
+	if err != nil {
+		return nil, err
+	}
+	files := map[string]File{"init": Init(c.Script)}
+	for name, f := range c.Files {
+		files[name] = f
+	}
+	initrd, err := a.Initrd(files)
+	if err != nil {
+		return nil, err
+	}
+	return ukitest.Build(stub,
+		ukitest.Section{Name: ".osrel", Data: fmt.Appendf(nil, "ID=%s\nPRETTY_NAME=\"mkexec %s\"\n", c.Name, c.Name)},
+		ukitest.Section{Name: ".cmdline", Data: []byte(c.Cmdline)},
+		ukitest.Section{Name: ".uname", Data: []byte(a.Release)},
+		ukitest.Section{Name: ".pcrsig", Data: []byte(`{"sha256":[]}`)},
+		ukitest.Section{Name: ".pcrpkey", Data: []byte("-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----\n")},
+		ukitest.Section{Name: ".linux", Data: linux},
+		ukitest.Section{Name: ".initrd", Data: initrd},
+		ukitest.Section{Name: ".profile", Data: []byte("ID=main\nTITLE=\"The main one\"\n")},
+		ukitest.Section{Name: ".profile", Data: []byte("ID=debug\nTITLE=Debug\n")},
+		ukitest.Section{Name: ".cmdline", Data: []byte(c.Cmdline + " debug=1")},
+	)
+}

@@ -1,0 +1,112 @@
+// Command mkexec boots the next kernel by a measured kexec, and predicts and
+// checks what that does to the PCRs of the TPM. See mkexec(8).
+//
+// Conventions: results go to stdout, everything else to stderr. The exit status
+// is 0 for yes or done, 1 for no, 2 for trouble; with 2 nothing is on stdout.
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"runtime/debug"
+
+	"github.com/mkexec/mkexec/kexec"
+	"github.com/mkexec/mkexec/policy"
+	"github.com/spf13/cobra"
+)
+
+// The exit statuses, as those of diff(1).
+const (
+	exitYes     = 0
+	exitNo      = 1
+	exitTrouble = 2
+)
+
+// A system is the world outside of the program.
+type system struct {
+	stdout, stderr io.Writer
+	root           fs.FS // for /proc and /sys
+	kernel         kexec.Kernel
+}
+
+func main() {
+	root := os.DirFS("/")
+	os.Exit(run(os.Args[1:], &system{
+		stdout: os.Stdout, stderr: os.Stderr,
+		root: root, kernel: kexec.Linux{Root: root},
+	}))
+}
+
+// errNo is the error of a verb whose result, on stdout, is a no.
+var errNo = errors.New("no")
+
+// run runs one command line and returns the exit status.
+func run(args []string, sys *system) int {
+	var out bytes.Buffer // kept until the exit status is known
+	cmd := newRoot(sys, &out)
+	cmd.SetArgs(args)
+	err := cmd.Execute()
+	status := exitStatus(err)
+	if err != nil && !errors.Is(err, errNo) {
+		report(sys.stderr, err)
+	}
+	if status == exitTrouble {
+		return status
+	}
+	if _, err := out.WriteTo(sys.stdout); err != nil {
+		report(sys.stderr, fmt.Errorf("write the result: %w", err))
+		return exitTrouble
+	}
+	return status
+}
+
+func exitStatus(err error) int {
+	var no *policy.MismatchError
+	switch {
+	case err == nil:
+		return exitYes
+	case errors.Is(err, kexec.ErrCommitted):
+		return exitTrouble
+	case errors.Is(err, errNo), errors.As(err, &no):
+		return exitNo
+	}
+	return exitTrouble
+}
+
+func newRoot(sys *system, out *bytes.Buffer) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "mkexec",
+		Short: "Measured kexec: predict, check, extend the TPM, jump",
+		Long: "mkexec boots a Unified Kernel Image by kexec the way systemd-stub would boot it from firmware:\n" +
+			"it predicts every PCR 11, 12 and 13 measurement, checks the outcome against this machine's\n" +
+			"policy, loads the image, extends the TPM, proves that it holds what was predicted, and jumps.",
+		Version:       version(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return withHint(errors.New("no verb"), "mkexec --help")
+		},
+	}
+	cmd.SetOut(out)
+	cmd.SetErr(sys.stderr)
+	cmd.SetVersionTemplate("mkexec {{.Version}}\n")
+	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return withHint(err, c.CommandPath()+" --help")
+	})
+	cmd.AddCommand(newInspect(out), newPredict(sys, out), newCheck(sys, out), newBoot(sys, out), newStatus(sys, out))
+	return cmd
+}
+
+// version returns what the build recorded: the tag, or the commit.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "(unknown)"
+	}
+	return info.Main.Version
+}

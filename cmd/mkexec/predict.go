@@ -1,0 +1,205 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strconv"
+	"text/tabwriter"
+
+	"github.com/mkexec/mkexec/measure"
+	"github.com/mkexec/mkexec/measure/stub"
+	"github.com/spf13/cobra"
+)
+
+func newPredict(sys *system, out *bytes.Buffer) *cobra.Command {
+	var f imageFlags
+	cmd := &cobra.Command{
+		Use:   "predict [flags] IMAGE | --linux=FILE [--initrd=FILE]... --cmdline=STR",
+		Short: "Predict the events and the PCRs that starting an image leads to",
+		Long: "Predict the events and the PCRs 11, 12 and 13 that starting an image leads to.\n" +
+			"Nothing is changed; without --from=tpm no TPM is needed.",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			p, err := f.predict(sys, args)
+			if err != nil {
+				return err
+			}
+			j, err := p.json()
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return printJSON(out, j)
+			}
+			return p.print(out, j.Phases)
+		},
+	}
+	f.add(cmd)
+	f.addPhases("a phase `PATH` such as enter-initrd:leave-initrd (default: the four of systemd-measure)")
+	f.addVia()
+	return cmd
+}
+
+// A prediction is what predict found out, for printing.
+type prediction struct {
+	*measure.Prediction
+	boot   *stub.Boot
+	bare   bool
+	path   string
+	digest measure.Digest // SHA-256 of the file; only for JSON
+	base   string
+	phases []measure.Phase
+}
+
+// predict predicts what the flags and arguments ask for.
+func (f *imageFlags) predict(sys *system, args []string) (*prediction, error) {
+	phases, err := f.parsePhases()
+	if err != nil {
+		return nil, err
+	}
+	opts, err := f.stubOptions(sys)
+	if err != nil {
+		return nil, err
+	}
+	m, err := f.open(args)
+	if err != nil {
+		return nil, err
+	}
+	defer m.close()
+	boot, err := m.load(opts)
+	if err != nil {
+		return nil, err
+	}
+	base, err := f.base()
+	if err != nil {
+		return nil, err
+	}
+	return f.predictFrom(sys, m, boot, base, phases)
+}
+
+// predictFrom hashes. For JSON the digest of the whole file is computed beside it.
+func (f *imageFlags) predictFrom(sys *system, m *image, boot *stub.Boot, base measure.PCRs, phases []measure.Phase) (*prediction, error) {
+	p := &prediction{boot: boot, bare: m.src.UKI == nil, path: m.path, base: f.from, phases: phases}
+	var total int64
+	for _, c := range boot.Measurements {
+		total += c.Content.Size()
+	}
+	bar := startProgress(sys.stderr, "hashing", total)
+	defer bar.finish()
+
+	whole := make(chan error, 1)
+	if f.json {
+		go func() (err error) {
+			defer func() { whole <- err }()
+			p.digest, err = m.digest()
+			return err
+		}()
+	} else {
+		whole <- nil
+	}
+	var err error
+	p.Prediction, err = measure.Predict(&boot.Image, measure.Options{Base: base, InitrdDigest: f.json, Progress: bar.add})
+	if wholeErr := <-whole; err == nil {
+		err = wholeErr
+	}
+	return p, inFile(m.path, err)
+}
+
+// digest returns the SHA-256 of the UKI or of the bare kernel.
+func (m *image) digest() (measure.Digest, error) {
+	c := m.src.UKI
+	if c == nil {
+		c = m.src.Linux
+	}
+	d, err := measure.Sum(c, measure.SHA256)
+	return d[measure.SHA256], err
+}
+
+// predictionJSON is the output of predict --json, version 1. Scripts rely on it.
+type predictionJSON struct {
+	Version int             `json:"version"`
+	Image   imageJSON       `json:"image"`
+	Base    string          `json:"base"`
+	Cmdline string          `json:"cmdline"`
+	Initrd  initrdJSON      `json:"initrd"`
+	Events  []measure.Event `json:"events"`
+	Phases  []phaseJSON     `json:"phases"`
+}
+
+type imageJSON struct {
+	Path    string         `json:"path"`
+	SHA256  measure.Digest `json:"sha256"`
+	Stub    string         `json:"stub"`
+	Profile string         `json:"profile"`
+}
+
+type initrdJSON struct {
+	Size   int64          `json:"size"`
+	SHA256 measure.Digest `json:"sha256,omitempty"` // absent without an initrd
+}
+
+type phaseJSON struct {
+	Phase measure.Phase `json:"phase"`
+	PCRs  measure.PCRs  `json:"pcrs"`
+}
+
+func (p *prediction) imageJSON() imageJSON {
+	return imageJSON{p.path, p.digest, p.boot.Stub.Version, strconv.Itoa(p.boot.Profile)}
+}
+
+func (p *prediction) json() (predictionJSON, error) {
+	j := predictionJSON{
+		Version: 1,
+		Image:   p.imageJSON(),
+		Base:    p.base,
+		Cmdline: p.boot.Cmdline,
+		Initrd:  initrdJSON{p.boot.InitrdSize(), p.InitrdDigest},
+		Events:  p.Events,
+	}
+	for _, phase := range append([]measure.Phase{""}, p.phases...) {
+		if phase == "" && len(j.Phases) > 0 {
+			continue // asked for, and always there
+		}
+		pcrs, err := p.At(phase)
+		if err != nil {
+			return j, err
+		}
+		j.Phases = append(j.Phases, phaseJSON{phase, pcrs})
+	}
+	return j, nil
+}
+
+// print prints the prediction for a person. The values are in the form
+// PCR:BANK=HEX of systemd-measure.
+func (p *prediction) print(w io.Writer, phases []phaseJSON) error {
+	if p.bare {
+		fmt.Fprintf(w, "image    %s, measured as systemd-stub %s would\n", p.path, p.boot.Stub.Version)
+	} else {
+		fmt.Fprintf(w, "image    %s, %s, profile %d\n", p.path, p.boot.Stub, p.boot.Profile)
+	}
+	fmt.Fprintf(w, "cmdline  %q\n", p.boot.Cmdline)
+	fmt.Fprintf(w, "initrd   %d bytes\n", p.boot.InitrdSize())
+	fmt.Fprintf(w, "base     %s\n\n", p.base)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for i, ev := range p.Events {
+		what := fmt.Sprintf("event %d, %s", i+1, ev.Description)
+		for _, b := range p.Base.Banks() {
+			fmt.Fprintf(t, "%s\t%d:%s=%s\n", what, ev.PCR, b, ev.Digests[b])
+			what = ""
+		}
+	}
+	for _, phase := range phases {
+		if phase.Phase == "" {
+			fmt.Fprint(t, "\nPCRs before the first phase\n")
+		} else {
+			fmt.Fprintf(t, "\nPCRs at %s\n", phase.Phase)
+		}
+		for _, b := range phase.PCRs.Banks() {
+			for _, n := range measure.StubPCRs() {
+				fmt.Fprintf(t, "  %d:%s=%s\n", n, b, phase.PCRs[b][n])
+			}
+		}
+	}
+	return t.Flush()
+}
