@@ -34,12 +34,12 @@ fuzz:
 	@set -e; for pkg in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
 		for target in $$(grep -h -o '^func Fuzz[A-Za-z0-9]*' $$pkg/*_test.go | cut -c6-); do \
 			echo "fuzz $$pkg $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -parallel 2 $$pkg; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5x -parallel 2 $$pkg; \
 		done; done
 
 # Speed and memory, side by side with openssl and systemd-measure.
 bench: build
-	cmd/mkexec/internal/bench/bench.sh bin/mkexec
+	$(GO) run ./cmd/mkexec/internal/bench bin/mkexec
 
 # What the virtual machines need: programs are installed, files go to .cache/vm.
 vm-assets:

@@ -208,8 +208,6 @@ var errFake = errors.New("told to fail")
 
 func procPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
 
-const testArch = runtime.GOARCH
-
 // countFiles counts the open files of this process. The garbage collector,
 // which would close files that are lost, is stopped until the test ends.
 func countFiles(t testing.TB) int {

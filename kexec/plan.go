@@ -217,7 +217,13 @@ func (p *Plan) Commit() error {
 
 // differences compares both ways, so that a bank that one side lacks is seen.
 func differences(want, got measure.PCRs) []measure.Difference {
-	return append(measure.Compare(want, got), measure.Compare(got, want)...)
+	diffs := measure.Compare(want, got)
+	for _, d := range measure.Compare(got, want) {
+		if d.Got == nil { // want does not know it
+			diffs = append(diffs, measure.Difference{Bank: d.Bank, PCR: d.PCR, Got: d.Want})
+		}
+	}
+	return diffs
 }
 
 // touched adds ErrCommitted to err unless the TPM shows that nothing was extended.

@@ -175,6 +175,10 @@ func (s *staged) layout(b *stub.Boot) []extent {
 	for _, c := range b.Initrd {
 		if section, ok := c.(*uki.Section); ok {
 			off, size := section.FileRange()
+			if size == 0 { // all zero fill; its offset may be anything
+				at += c.Size()
+				continue
+			}
 			extents = append(extents, extent{place{off, size, true, at}, s.initrd})
 		}
 		at += c.Size()

@@ -175,6 +175,12 @@ func TestPredict(t *testing.T) {
 	if d := append(measure.Compare(before, base), measure.Compare(before, p.Base)...); len(d) > 0 {
 		t.Errorf("the base changed: %v", d)
 	}
+	if err := base.Extend(event(11, "later", measure.Banks()...)); err != nil {
+		t.Fatal(err)
+	}
+	if d := measure.Compare(before, p.Base); len(d) > 0 {
+		t.Errorf("the prediction's base is the caller's: %v", d)
+	}
 }
 
 func TestPredictRefusesBase(t *testing.T) {

@@ -36,7 +36,7 @@ var started = map[string]stub.Options{
 type golden struct {
 	Events []struct {
 		PCR     measure.PCR
-		Type    measure.EventType
+		Type    uint32
 		Digests map[measure.Bank]measure.Digest
 		Data    string
 	}
@@ -107,7 +107,7 @@ func compareEvents(t *testing.T, got []measure.Event, want golden) {
 	}
 	for i := range min(len(got), len(want.Events)) {
 		g, w := got[i], want.Events[i]
-		if g.PCR != w.PCR || g.Type != w.Type || hex.EncodeToString(g.Data) != w.Data {
+		if g.PCR != w.PCR || uint32(g.Type) != w.Type || hex.EncodeToString(g.Data) != w.Data {
 			t.Errorf("event %d: %d %v %x, the stub has %d %v %s", i, g.PCR, g.Type, g.Data, w.PCR, w.Type, w.Data)
 		}
 		for _, b := range measure.Banks() {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -67,6 +68,9 @@ const tagProfile = 0x13AED6DB
 
 // Load applies the rules of the stub in the image f.
 func Load(f *uki.File, opts Options) (*Boot, error) {
+	if !slices.Contains(Vias(), opts.Via) {
+		return nil, fmt.Errorf("via %.40q: unknown (known: %v)", opts.Via, Vias())
+	}
 	version, err := f.Stub()
 	if err != nil {
 		return nil, err

@@ -86,16 +86,16 @@ const maxBackoff = 500 * time.Millisecond
 // framed and may hold a response code. With it a Device is a transport.TPM of
 // go-tpm.
 //
-// If the TPM asks for it, the command is sent again until Options.Timeout is
-// over (TPM 2.0 Library Part 2, 6.6.3 "TPM_RC": TPM_RC_RETRY, TPM_RC_YIELDED,
-// TPM_RC_TESTING); the error is then that tpm2.TPMRC. Any other error leaves
-// the device unusable, so that a late answer is never taken for the answer to
-// the next command.
+// If the TPM asks for it, the command is sent again (TPM 2.0 Library Part 2,
+// 6.6.3 "TPM_RC": TPM_RC_RETRY, TPM_RC_YIELDED, TPM_RC_TESTING), until half of
+// Options.Timeout is over, so that the last try has the other half; the error
+// is then that tpm2.TPMRC. Any other error leaves the device unusable, so that a
+// late answer is never taken for the answer to the next command.
 func (d *Device) Send(command []byte) ([]byte, error) {
 	if d.broken != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnusable, d.broken)
 	}
-	deadline := time.Now().Add(d.timeout)
+	deadline, tryUntil := time.Now().Add(d.timeout), time.Now().Add(d.timeout/2)
 	for wait := time.Millisecond; ; wait = min(2*wait, maxBackoff) {
 		response, err := d.exchange(slices.Clone(command), time.Until(deadline))
 		if err != nil {
@@ -104,10 +104,9 @@ func (d *Device) Send(command []byte) ([]byte, error) {
 		}
 		switch rc := responseCode(response); rc {
 		case tpm2.TPMRCRetry, tpm2.TPMRCYielded, tpm2.TPMRCTesting:
-			if time.Until(deadline) <= wait {
-				return nil, fmt.Errorf("still busy after %v: %w", d.timeout, rc)
+			if time.Sleep(wait); time.Now().After(tryUntil) {
+				return nil, fmt.Errorf("still busy after %v: %w", d.timeout/2, rc)
 			}
-			time.Sleep(wait)
 		default:
 			return response, nil
 		}

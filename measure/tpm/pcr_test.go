@@ -335,7 +335,7 @@ func TestExtendErrors(t *testing.T) {
 		{name: "I/O error after", ev: good, fault: tpmtest.Fault{After: errors.New("unplugged")}, commands: 2, unknown: true, extended: true,
 			want: `PCR 11 (sha1 sha256) with "x": unplugged` + maybe},
 		{name: "late", ev: good, fault: tpmtest.Fault{Hang: true}, commands: 2, unknown: true,
-			want: `PCR 11 (sha1 sha256) with "x": no answer from the TPM within 200ms` + maybe},
+			want: `PCR 11 (sha1 sha256) with "x": no answer from the TPM within 1s` + maybe},
 		{name: "garbled success", ev: good, fault: tpmtest.Fault{Change: func(r []byte) []byte { return r[:12] }}, commands: 2, unknown: true, extended: true,
 			want: `PCR 11 (sha1 sha256) with "x": not a TPM 2.0: its response says it has 19 bytes, but has 12` + maybe},
 		{name: "no session in success", ev: good, fault: tpmtest.Fault{Change: func(r []byte) []byte { return []byte{0x80, 1, 0, 0, 0, 10, 0, 0, 0, 0} }},
@@ -346,7 +346,11 @@ func TestExtendErrors(t *testing.T) {
 			t.Parallel()
 			f := tpmtest.NewFake(measure.SHA1, measure.SHA256)
 			f.AtExtend(1, test.fault)
-			d := tpm.New(f, tpm.Options{Timeout: 200 * time.Millisecond})
+			opts := tpm.Options{}
+			if test.fault.Hang {
+				opts.Timeout = time.Second
+			}
+			d := tpm.New(f, opts)
 			defer d.Close()
 			err := d.Extend(test.ev)
 			checkError(t, err, "TPM: extend "+test.want)
@@ -427,9 +431,9 @@ func TestRetryForEver(t *testing.T) {
 			t.Parallel()
 			f := tpmtest.NewFake(measure.SHA256)
 			f.AtExtend(1, slices.Repeat([]tpmtest.Fault{{RC: rc}}, 1000)...)
-			d := tpm.New(f, tpm.Options{Timeout: 100 * time.Millisecond})
+			d := tpm.New(f, tpm.Options{Timeout: time.Second})
 			err := d.Extend(event(11, "x", measure.SHA256))
-			checkError(t, err, `TPM: extend PCR 11 (sha256) with "x": still busy after 100ms: `+text)
+			checkError(t, err, `TPM: extend PCR 11 (sha256) with "x": still busy after 500ms: `+text)
 			var e *tpm.ExtendError
 			if !errors.As(err, &e) || e.Unknown {
 				t.Error("busy taken for unknown")
@@ -448,22 +452,22 @@ func TestRetryForEver(t *testing.T) {
 func TestLateAnswer(t *testing.T) {
 	t.Parallel()
 	f := tpmtest.NewFake(measure.SHA256)
-	d := tpm.New(f, tpm.Options{Timeout: 50 * time.Millisecond})
+	d := tpm.New(f, tpm.Options{Timeout: time.Second})
 	if _, err := d.Banks(); err != nil {
 		t.Fatal(err)
 	}
-	f.AtCommand(1, tpmtest.Fault{Delay: 100 * time.Millisecond})
+	f.AtCommand(1, tpmtest.Fault{Delay: 1500 * time.Millisecond})
 	_, err := d.Read(11)
-	checkError(t, err, "TPM: read PCR 11 (sha256): no answer from the TPM within 50ms")
+	checkError(t, err, "TPM: read PCR 11 (sha256): no answer from the TPM within 1s")
 	if !errors.Is(err, tpm.ErrTimeout) {
 		t.Error("not ErrTimeout")
 	}
-	time.Sleep(100 * time.Millisecond)
+	time.Sleep(time.Second)
 	for range 2 {
 		_, err = d.Read(11)
-		checkError(t, err, "TPM: read PCR 11 (sha256): no longer usable: no answer from the TPM within 50ms")
+		checkError(t, err, "TPM: read PCR 11 (sha256): no longer usable: no answer from the TPM within 1s")
 		err = d.Extend(event(11, "x", measure.SHA256))
-		checkError(t, err, `TPM: extend PCR 11 (sha256) with "x": no longer usable: no answer from the TPM within 50ms`)
+		checkError(t, err, `TPM: extend PCR 11 (sha256) with "x": no longer usable: no answer from the TPM within 1s`)
 		var e *tpm.ExtendError
 		if !errors.As(err, &e) || e.Unknown {
 			t.Error("an extend that was not sent is said to be unknown")

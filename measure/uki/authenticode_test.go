@@ -10,6 +10,7 @@ import (
 	_ "crypto/sha1"
 	_ "crypto/sha256"
 	_ "crypto/sha512"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -100,18 +101,22 @@ func TestAuthenticodeOsslsigncode(t *testing.T) {
 	}
 }
 
-// TestAuthenticodeTampered changes each byte of each image. Only the checksum,
-// the directory entry of the certificate table and that table do not count.
+// TestAuthenticodeTampered changes each byte of the headers and every eighth
+// behind them. Only the checksum, the directory entry of the certificate table
+// and that table do not count.
 func TestAuthenticodeTampered(t *testing.T) {
 	const checksum, entry = optAt + 64, optAt + 112 + 4*8
 	for name, image := range goldenImages(t) {
 		want := digest(t, image, crypto.SHA256)
 		certificates := len(image)
 		if f := open(t, image); f.Signed() {
-			certificates = int(binaryU32(image, entry))
+			certificates = int(binary.LittleEndian.Uint32(image[entry:]))
 		}
 		same, different := 0, 0
 		for i := range image {
+			if i >= headers && i%8 != 0 {
+				continue
+			}
 			tampered := bytes.Clone(image)
 			tampered[i] ^= 1
 			f, err := uki.Open(bytes.NewReader(tampered), int64(len(tampered)))
@@ -132,14 +137,10 @@ func TestAuthenticodeTampered(t *testing.T) {
 				different++
 			}
 		}
-		if same < 4 || different < 4000 {
+		if same < 4 || different < 2500 {
 			t.Errorf("%s: %d changes do not count, %d do", name, same, different)
 		}
 	}
-}
-
-func binaryU32(b []byte, at int) uint32 {
-	return uint32(b[at]) | uint32(b[at+1])<<8 | uint32(b[at+2])<<16 | uint32(b[at+3])<<24
 }
 
 // TestAuthenticodeOrder has the sections in the table in another order than in

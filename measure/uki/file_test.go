@@ -542,8 +542,9 @@ func TestProfiles(t *testing.T) {
 			[]want{{"a b", "it's", ".profile"}, {`"`, `'a"`, ".profile"}, {"", "", ".profile"}}},
 		"odd lines": {[]ukitest.Section{profile("# ID=no\n\n  ID=a=b  \r\n=x\njunk\nTITLE=1\nTITLE=2")}, ".text .sdmagic",
 			[]want{{"a=b", "2", ".profile"}}},
-		"NUL":   {[]ukitest.Section{profile("ID=a\x00\nID=b\n")}, ".text .sdmagic", []want{{"a", "", ".profile"}}},
-		"empty": {[]ukitest.Section{{Name: ".profile"}}, ".text .sdmagic", []want{{"", "", ".profile"}}},
+		"not quoted": {[]ukitest.Section{profile("ID=aba\nTITLE='a' 'b\n")}, ".text .sdmagic", []want{{"aba", "'a' 'b", ".profile"}}},
+		"NUL":        {[]ukitest.Section{profile("ID=a\x00\nID=b\n")}, ".text .sdmagic", []want{{"a", "", ".profile"}}},
+		"empty":      {[]ukitest.Section{{Name: ".profile"}}, ".text .sdmagic", []want{{"", "", ".profile"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			base, profiles, err := open(t, build(t, "262", test.sections...)).Profiles()
