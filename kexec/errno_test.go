@@ -139,19 +139,19 @@ func TestExplainFirstReason(t *testing.T) {
 	}
 }
 
-func TestLinuxExplain(t *testing.T) {
-	l := Linux{Root: fstest.MapFS{"proc/sys/kernel/kexec_load_disabled": {Data: []byte("1\n")}}}
-	if err := l.explain("call", nil); err != nil {
+func TestExplainCall(t *testing.T) {
+	m := ReadMachine(fstest.MapFS{"proc/sys/kernel/kexec_load_disabled": {Data: []byte("1\n")}})
+	if err := explainCall("call", nil, m); err != nil {
 		t.Errorf("no error became %v", err)
 	}
-	err := l.explain("call", syscall.EPERM)
+	err := explainCall("call", syscall.EPERM, m)
 	if want := "call: kexec is switched off until the next reboot (kernel.kexec_load_disabled=1) (EPERM)"; fmt.Sprint(err) != want {
 		t.Errorf("error:\n got %v\nwant %s", err, want)
 	}
 	if !errors.Is(err, fs.ErrPermission) { // as of any errno
 		t.Error("not fs.ErrPermission")
 	}
-	if err := l.explain("call", errFake); fmt.Sprint(err) != "call: told to fail" || !errors.Is(err, errFake) {
+	if err := explainCall("call", errFake, m); fmt.Sprint(err) != "call: told to fail" || !errors.Is(err, errFake) {
 		t.Error(err)
 	}
 }

@@ -25,11 +25,12 @@ func (l Linux) Load(linux, initrd *os.File, cmdline string) error {
 	} else {
 		initrdFd = int(initrd.Fd())
 	}
+	before := ReadMachine(l.Root) // even a refused call uses up the load limit
 	err := unix.KexecFileLoad(int(linux.Fd()), initrdFd, cmdline, flags)
 	// The kernel reads by number: the files must not be finalized before it has.
 	runtime.KeepAlive(linux)
 	runtime.KeepAlive(initrd)
-	return l.explain("kexec_file_load", err)
+	return explainCall("kexec_file_load", err, before)
 }
 
 // Loaded reads /sys/kernel/kexec_loaded.
@@ -43,17 +44,18 @@ func (l Linux) Loaded() (bool, error) {
 
 // Unload drops the loaded image. The error is a *LoadError.
 func (l Linux) Unload() error {
-	return l.explain("kexec_file_load(KEXEC_FILE_UNLOAD)", unix.KexecFileLoad(-1, -1, "", unix.KEXEC_FILE_UNLOAD))
+	before := ReadMachine(l.Root)
+	return explainCall("kexec_file_load(KEXEC_FILE_UNLOAD)", unix.KexecFileLoad(-1, -1, "", unix.KEXEC_FILE_UNLOAD), before)
 }
 
 // Exec calls reboot(2) with LINUX_REBOOT_CMD_KEXEC, after writing cached file
 // data to disk: the kernel does not do that itself.
 func (l Linux) Exec() error {
 	unix.Sync()
-	return l.explain("reboot(LINUX_REBOOT_CMD_KEXEC)", unix.Reboot(unix.LINUX_REBOOT_CMD_KEXEC))
+	return explainCall("reboot(LINUX_REBOOT_CMD_KEXEC)", unix.Reboot(unix.LINUX_REBOOT_CMD_KEXEC), ReadMachine(l.Root))
 }
 
-func (l Linux) explain(call string, err error) error {
+func explainCall(call string, err error, m Machine) error {
 	if err == nil {
 		return nil
 	}
@@ -61,5 +63,5 @@ func (l Linux) explain(call string, err error) error {
 	if !errors.As(err, &errno) {
 		return fmt.Errorf("%s: %w", call, err)
 	}
-	return newLoadError(call, errno, ReadMachine(l.Root), runtime.GOARCH)
+	return newLoadError(call, errno, m, runtime.GOARCH)
 }

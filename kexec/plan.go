@@ -248,13 +248,16 @@ func (p *Plan) Exec() error {
 }
 
 // Abandon unloads the image, if it is loaded, without jumping into it. The
-// plan cannot be used any more.
+// plan cannot be used any more. After Commit the error wraps ErrCommitted.
 func (p *Plan) Abandon() error {
-	if p.step != loaded && p.step != committed {
-		p.step = over
-		return nil
+	switch p.step {
+	case loaded:
+		return p.abandon(nil)
+	case committed:
+		return p.abandon(ErrCommitted)
 	}
-	return p.abandon(nil)
+	p.step = over
+	return nil
 }
 
 // abandon unloads the image and returns err, and more if that fails: a loaded

@@ -646,6 +646,15 @@ func TestAbandon(t *testing.T) {
 	}
 	r.checkTPM(t, 0)
 	r.checkOver(t)
+
+	// the PCRs are spent
+	r = newRig(t)
+	r.load(t)
+	if err := r.plan.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	checkError(t, r.plan.Abandon(), true, ErrCommitted.Error())
+	r.checkOver(t)
 }
 
 func TestBase(t *testing.T) {
