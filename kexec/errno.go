@@ -30,75 +30,95 @@ func (e *LoadError) Unwrap() error { return e.Errno }
 // enotsupp is what some crypto code returns; it has no place in the system call API.
 const enotsupp = unix.Errno(524)
 
+// The calls that can fail, as LoadError.Call.
+const (
+	callLoad   = "kexec_file_load"
+	callUnload = "kexec_file_load(KEXEC_FILE_UNLOAD)"
+	callExec   = "reboot(LINUX_REBOOT_CMD_KEXEC)"
+)
+
 // newLoadError explains an errno (Linux 6.12, kernel/kexec_file.c,
-// kernel/kexec_core.c, crypto/asymmetric_keys, security/integrity/ima).
+// kernel/kexec_core.c, crypto/asymmetric_keys, security/integrity/ima). m is the
+// machine as it was before the call.
 func newLoadError(call string, errno unix.Errno, m Machine, arch string) *LoadError {
-	cause, hint := explain(errno, m, arch)
-	return &LoadError{call, errno, cause, hint}
+	why := explain(call, errno, m, arch)
+	return &LoadError{call, errno, why.cause, why.hint}
 }
 
-func explain(errno unix.Errno, m Machine, arch string) (cause, hint string) {
-	const sign = "sign the kernel in the image with a key that the firmware (db) or shim (MOK) trusts: sbsign --key KEY --cert CERT VMLINUZ"
+// An explanation is what an errno means, and a way out.
+type explanation struct{ cause, hint string }
+
+const (
+	signKernel  = "sign the kernel in the image with a key that the firmware (db) or shim (MOK) trusts: sbsign --key KEY --cert CERT VMLINUZ"
+	rebuild     = "build the image again from the kernel as it was shipped; the kernel's own words: dmesg | tail"
+	seeDmesg    = "the kernel's own words: dmesg | tail"
+	coldReboot  = "systemctl reboot"
+	tryAgain    = "try again"
+	reportBug   = "this is a bug in mkexec; please report it"
+	unsupported = "the signature of the kernel in the image has a structure that this kernel does not support"
+)
+
+// explanations holds the errnos that mean one thing.
+var explanations = map[unix.Errno]explanation{
+	unix.EACCES:        {"a security module (IMA appraisal, IPE, SELinux, LoadPin) refuses the kernel", seeDmesg},
+	unix.ENOKEY:        {"the kernel in the image is signed by a key that this system does not trust", signKernel},
+	unix.EKEYREJECTED:  {"the signature of the kernel in the image does not match it, or its key is revoked", rebuild},
+	unix.EKEYEXPIRED:   {"the key that signed the kernel in the image has expired in the kernel's keyring", signKernel},
+	unix.EKEYREVOKED:   {"the key that signed the kernel in the image is revoked in the kernel's keyring", signKernel},
+	unix.ENODATA:       {"the kernel in the image is not signed", signKernel},
+	unix.ELIBBAD:       {"the kernel in the image is a damaged PE file, or its certificate table is", rebuild},
+	unix.EBADMSG:       {"the signature of the kernel in the image is garbage", signKernel},
+	unix.ENOPKG:        {"the signature uses an algorithm that this kernel does not have", "modprobe the hash or key algorithm, or sign with RSA and SHA-256"},
+	unix.EMSGSIZE:      {unsupported, signKernel},
+	unix.EOPNOTSUPP:    {unsupported, signKernel},
+	enotsupp:           {unsupported, signKernel},
+	unix.EBADF:         {"a staged file cannot be read", reportBug},
+	unix.ETXTBSY:       {"the kernel file is open for writing somewhere", tryAgain},
+	unix.EBUSY:         {"another kexec load is going on", tryAgain},
+	unix.EADDRNOTAVAIL: {"no free piece of physical memory is large enough", coldReboot},
+	unix.ENOMEM:        {"not enough memory for the kernel's own copy of kernel and initrd", coldReboot},
+	unix.EFBIG:         {"kernel or initrd are larger than the kernel reads", "make the initrd smaller"},
+	unix.ENOSYS:        {"this kernel has no kexec_file_load (CONFIG_KEXEC_FILE)", "use a kernel that has it; kexec_load cannot check signatures and is not used"},
+	unix.EFAULT:        {"a bad pointer", reportBug},
+	unix.EINTR:         {"interrupted by a signal while reading", tryAgain},
+}
+
+func explain(call string, errno unix.Errno, m Machine, arch string) explanation {
 	switch errno {
 	case unix.EPERM:
-		switch {
-		case m.CapSysBoot == No:
-			return "CAP_SYS_BOOT is missing", "run as root, outside of containers"
-		case m.LoadDisabled == Yes:
-			return "kexec is switched off until the next reboot (kernel.kexec_load_disabled=1)", "systemctl reboot"
-		case m.LoadLimit == 0:
-			return "all loads that kernel.kexec_load_limit_reboot allows are used up", "systemctl reboot"
-		case m.Lockdown == "integrity" || m.Lockdown == "confidentiality":
-			return fmt.Sprintf("the kernel is locked down (%s) and does not accept the signature of the kernel in the image", m.Lockdown), sign
-		}
-		return "not permitted", "run as root, outside of containers; see dmesg"
-	case unix.EACCES:
-		return "a security module (IMA appraisal, IPE, SELinux, LoadPin) refuses the kernel", "see dmesg and the audit log"
-	case unix.ENOKEY:
-		return "the kernel in the image is signed by a key that this system does not trust", sign
-	case unix.EKEYREJECTED:
-		return "the signature of the kernel in the image does not match it, or its key is revoked", "build the image again from the kernel as it was shipped; see dmesg"
-	case unix.EKEYEXPIRED:
-		return "the key that signed the kernel in the image has expired in the kernel's keyring", sign
-	case unix.EKEYREVOKED:
-		return "the key that signed the kernel in the image is revoked in the kernel's keyring", sign
-	case unix.ENODATA:
-		return "the kernel in the image is not signed", sign
-	case unix.ELIBBAD:
-		return "the kernel in the image is a damaged PE file, or its certificate table is", "build the image again from the kernel as it was shipped"
-	case unix.EBADMSG:
-		return "the signature of the kernel in the image is garbage", sign
-	case unix.ENOPKG:
-		return "the signature uses an algorithm that this kernel does not have", "modprobe the hash or key algorithm, or sign with RSA and SHA-256"
-	case unix.EMSGSIZE, unix.EOPNOTSUPP, enotsupp:
-		return "the signature has a structure that this kernel does not support", sign
-	case unix.ENOEXEC:
-		return fmt.Sprintf("not a kernel format that this kernel loads on %s", arch), "kernels must be a bzImage on amd64, and unpacked (Image) elsewhere"
+		return explainEPERM(m)
 	case unix.EINVAL:
-		if m.Loaded == No && m.CapSysBoot == Yes {
-			return "not a kernel of this architecture, or too large: kernel and initrd may fill half of memory, and nothing is loaded", "see dmesg"
-		}
-		return "the kernel refuses the kernel file, its size or the command line", "see dmesg"
-	case unix.EBADF:
-		return "a staged file cannot be read", "this is a bug in mkexec"
-	case unix.ETXTBSY:
-		return "the kernel file is open for writing somewhere", "try again"
-	case unix.EBUSY:
-		return "another kexec load is going on", "try again"
-	case unix.EADDRNOTAVAIL:
-		return "no free piece of physical memory is large enough", "free memory, or reboot through firmware: systemctl reboot"
-	case unix.ENOMEM:
-		return "not enough memory for the kernel's own copy of kernel and initrd", "free memory, or reboot through firmware: systemctl reboot"
-	case unix.EFBIG:
-		return "kernel or initrd are larger than the kernel reads", "make the initrd smaller"
-	case unix.ENOSYS:
-		return "this kernel has no kexec_file_load (CONFIG_KEXEC_FILE)", "use a kernel that has it; kexec_load cannot check signatures and is not used"
-	case unix.EFAULT:
-		return "a bad pointer", "this is a bug in mkexec"
-	case unix.EINTR:
-		return "interrupted by a signal while reading", "try again"
-	case unix.ENOENT:
-		return "nothing to do", ""
+		return explainEINVAL(call, arch)
+	case unix.ENOEXEC:
+		return explanation{fmt.Sprintf("not a kernel format that this kernel loads on %s", arch), "use a bzImage on amd64, and an unpacked Image elsewhere"}
 	}
-	return errno.Error(), "see dmesg"
+	if e, ok := explanations[errno]; ok {
+		return e
+	}
+	return explanation{errno.Error(), seeDmesg}
+}
+
+// explainEPERM goes through the reasons in the order in which the kernel does.
+func explainEPERM(m Machine) explanation {
+	switch {
+	case m.CapSysBoot == No:
+		return explanation{"CAP_SYS_BOOT is missing", "run as root, outside of containers: sudo mkexec ..."}
+	case m.LoadDisabled == Yes:
+		return explanation{"kexec is switched off until the next reboot (kernel.kexec_load_disabled=1)", coldReboot}
+	case m.LoadLimit == 0:
+		return explanation{"all loads that kernel.kexec_load_limit_reboot allows are used up", coldReboot}
+	case m.Lockdown == "integrity" || m.Lockdown == "confidentiality":
+		return explanation{fmt.Sprintf("the kernel is locked down (%s) and does not accept the signature of the kernel in the image", m.Lockdown), signKernel}
+	}
+	return explanation{"not permitted", seeDmesg}
+}
+
+func explainEINVAL(call, arch string) explanation {
+	switch {
+	case call == callExec:
+		return explanation{"nothing is loaded, or this is a container", seeDmesg}
+	case arch == "amd64":
+		return explanation{"kernel and initrd are larger than half of memory, or the command line is too long", seeDmesg}
+	}
+	return explanation{fmt.Sprintf("not an unpacked kernel for %s, or kernel and initrd are larger than half of memory", arch), seeDmesg}
 }

@@ -30,7 +30,7 @@ func (l Linux) Load(linux, initrd *os.File, cmdline string) error {
 	// The kernel reads by number: the files must not be finalized before it has.
 	runtime.KeepAlive(linux)
 	runtime.KeepAlive(initrd)
-	return explainCall("kexec_file_load", err, before)
+	return explainCall(callLoad, err, before)
 }
 
 // Loaded reads /sys/kernel/kexec_loaded.
@@ -45,14 +45,14 @@ func (l Linux) Loaded() (bool, error) {
 // Unload drops the loaded image. The error is a *LoadError.
 func (l Linux) Unload() error {
 	before := ReadMachine(l.Root)
-	return explainCall("kexec_file_load(KEXEC_FILE_UNLOAD)", unix.KexecFileLoad(-1, -1, "", unix.KEXEC_FILE_UNLOAD), before)
+	return explainCall(callUnload, unix.KexecFileLoad(-1, -1, "", unix.KEXEC_FILE_UNLOAD), before)
 }
 
 // Exec calls reboot(2) with LINUX_REBOOT_CMD_KEXEC, after writing cached file
 // data to disk: the kernel does not do that itself.
 func (l Linux) Exec() error {
 	unix.Sync()
-	return explainCall("reboot(LINUX_REBOOT_CMD_KEXEC)", unix.Reboot(unix.LINUX_REBOOT_CMD_KEXEC), ReadMachine(l.Root))
+	return explainCall(callExec, unix.Reboot(unix.LINUX_REBOOT_CMD_KEXEC), ReadMachine(l.Root))
 }
 
 func explainCall(call string, err error, m Machine) error {
