@@ -195,10 +195,6 @@ func (b *booter) print(m *image, plan *kexec.Plan, phases []measure.Phase) error
 	default:
 		fmt.Fprintf(b.sys.stderr, "mkexec: %s: %d events, %q\n", m.path, len(p.Events), p.boot.Cmdline)
 	}
-	if err == nil && !b.dryRun {
-		// nothing is printed after the jump
-		_, err = b.out.WriteTo(b.sys.stdout)
-	}
 	return err
 }
 
@@ -226,5 +222,8 @@ func (b *booter) jump(plan *kexec.Plan) error {
 		return err
 	}
 	fmt.Fprintln(b.sys.stderr, "mkexec: the TPM holds what was predicted; jumping")
+	if _, err := b.out.WriteTo(b.sys.stdout); err != nil { // there is no after the jump
+		fmt.Fprintln(b.sys.stderr, "mkexec: write the result:", err) // too late to stop for it
+	}
 	return plan.Exec()
 }

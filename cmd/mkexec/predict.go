@@ -136,7 +136,7 @@ type imageJSON struct {
 
 type initrdJSON struct {
 	Size   int64          `json:"size"`
-	SHA256 measure.Digest `json:"sha256,omitempty"` // absent without an initrd
+	SHA256 measure.Digest `json:"sha256"` // of nothing where there is no initrd
 }
 
 type phaseJSON struct {
@@ -156,6 +156,9 @@ func (p *prediction) json() (predictionJSON, error) {
 		Cmdline: p.boot.Cmdline,
 		Initrd:  initrdJSON{p.boot.InitrdSize(), p.InitrdDigest},
 		Events:  p.Events,
+	}
+	if j.Initrd.Size == 0 {
+		j.Initrd.SHA256 = measure.SHA256.Sum(nil)
 	}
 	for _, phase := range append([]measure.Phase{""}, p.phases...) {
 		if phase == "" && len(j.Phases) > 0 {
