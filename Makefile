@@ -24,9 +24,10 @@ test: lint vm-assets tools
 	$(MAKE) fuzz
 
 lint:
-	@unformatted=$$(gofmt -l cmd kexec measure policy); [ -z "$$unformatted" ] || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
+	@unformatted=$$(gofmt -l cmd kexec measure policy) || exit 1; [ -z "$$unformatted" ] || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
 	$(GO) vet ./...
 	GOOS=darwin $(GO) vet ./measure ./measure/uki ./measure/stub ./policy
+	GOARCH=386 $(GO) vet ./measure ./measure/uki ./measure/stub ./policy
 	$(GO) run $(STATICCHECK) ./...
 
 # Runs every fuzz target for FUZZTIME.

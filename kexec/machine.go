@@ -55,6 +55,9 @@ type Machine struct {
 	Systemd Tristate `json:"systemd"`
 	// Kexeced: this kernel was itself started by kexec (x86 only).
 	Kexeced Tristate `json:"kexeced"`
+	// InitPIDNamespace: this process is not in a PID namespace of its own, from
+	// which reboot(2) cannot kexec.
+	InitPIDNamespace Tristate `json:"init_pid_namespace"`
 }
 
 // ReadMachine reads the state of the running system below root.
@@ -71,6 +74,8 @@ func ReadMachine(root fs.FS) Machine {
 		Xen:            No,
 		Systemd:        tristate(exists(root, "run/systemd/system")),
 		Kexeced:        Unknown,
+
+		InitPIDNamespace: Unknown,
 	}
 	if n, err := strconv.Atoi(line(root, "proc/sys/kernel/kexec_load_limit_reboot")); err == nil {
 		m.LoadLimit = n
@@ -81,6 +86,10 @@ func ReadMachine(root fs.FS) Machine {
 	}
 	if strings.Contains(line(root, "proc/xen/capabilities"), "control_d") {
 		m.Xen = Yes
+	}
+	// PROC_PID_INIT_INO (Linux, include/linux/proc_ns.h)
+	if ns, err := fs.ReadLink(root, "proc/self/ns/pid"); err == nil {
+		m.InitPIDNamespace = tristate(ns == "pid:[4026531836]")
 	}
 	// type_of_loader: 0xD is kexec (Linux, Documentation/arch/x86/boot.rst)
 	if n, err := strconv.Atoi(line(root, "proc/sys/kernel/bootloader_type")); err == nil {
@@ -113,6 +122,9 @@ func flag(root fs.FS, name string) Tristate {
 // what Linux's EFI stub noted in the boot parameters (x86). Without EFI there
 // is no Secure Boot.
 func secureBoot(root fs.FS) Tristate {
+	if !exists(root, "sys/kernel") { // /sys is not mounted
+		return Unknown
+	}
 	if !exists(root, "sys/firmware/efi") {
 		return No
 	}

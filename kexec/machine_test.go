@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"io/fs"
 	"maps"
 	"reflect"
 	"testing"
@@ -43,10 +44,10 @@ func params(secureBoot byte) string {
 	return string(b)
 }
 
-// nothing is what an empty tree tells.
+// nothing is what a tree tells in which there is /sys but nothing of use in it.
 var nothing = Machine{
 	KexecFile: Unknown, CapSysBoot: Unknown, Loaded: Unknown, LoadDisabled: Unknown, LoadLimit: -1, Lockdown: "unknown",
-	SecureBoot: No, ConfidentialVM: No, Xen: No, Systemd: No, Kexeced: Unknown,
+	SecureBoot: No, ConfidentialVM: No, Xen: No, Systemd: No, Kexeced: Unknown, InitPIDNamespace: Unknown,
 }
 
 func TestReadMachine(t *testing.T) {
@@ -74,7 +75,7 @@ func TestReadMachine(t *testing.T) {
 		want  Machine
 	}{
 		{"nothing", nil, nothing},
-		{"everything", full, Machine{Yes, Yes, Yes, Yes, 3, "integrity", Yes, Yes, Yes, Yes, Yes}},
+		{"everything", full, Machine{Yes, Yes, Yes, Yes, 3, "integrity", Yes, Yes, Yes, Yes, Yes, Unknown}},
 
 		{"loaded", files{"sys/kernel/kexec_loaded": "1\n"}, set(func(m *Machine) { m.Loaded = Yes })},
 		{"not loaded", files{"sys/kernel/kexec_loaded": "0\n"}, set(func(m *Machine) { m.Loaded = No })},
@@ -146,7 +147,7 @@ func TestReadMachine(t *testing.T) {
 		{"loader garbage", files{loader: "x\n"}, nothing},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			root := fstest.MapFS{}
+			root := fstest.MapFS{"sys/kernel/notes": {}}
 			for name, text := range test.files {
 				root[name] = &fstest.MapFile{Data: []byte(text)}
 			}
@@ -158,13 +159,13 @@ func TestReadMachine(t *testing.T) {
 
 	// "everything" less one file is "everything" less one field
 	for name := range full {
-		root := fstest.MapFS{}
+		root := fstest.MapFS{"sys/kernel/notes": {}}
 		less := maps.Clone(full)
 		delete(less, name)
 		for name, text := range less {
 			root[name] = &fstest.MapFile{Data: []byte(text)}
 		}
-		a, b := reflect.ValueOf(Machine{Yes, Yes, Yes, Yes, 3, "integrity", Yes, Yes, Yes, Yes, Yes}), reflect.ValueOf(ReadMachine(root))
+		a, b := reflect.ValueOf(Machine{Yes, Yes, Yes, Yes, 3, "integrity", Yes, Yes, Yes, Yes, Yes, Unknown}), reflect.ValueOf(ReadMachine(root))
 		changed := 0
 		for i := range a.NumField() {
 			if a.Field(i).Interface() != b.Field(i).Interface() {
@@ -183,8 +184,23 @@ func TestMachineJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = `{"kexec_file":"unknown","cap_sys_boot":"unknown","loaded":"unknown","load_disabled":"unknown","load_limit":-1,` +
-		`"lockdown":"unknown","secure_boot":"no","confidential_vm":"no","xen_dom0":"no","systemd":"no","kexeced":"unknown"}`
+		`"lockdown":"unknown","secure_boot":"no","confidential_vm":"no","xen_dom0":"no","systemd":"no","kexeced":"unknown","init_pid_namespace":"unknown"}`
 	if string(b) != want {
 		t.Errorf("\n got %s\nwant %s", b, want)
+	}
+}
+
+func TestReadMachineWithoutSys(t *testing.T) {
+	if m := ReadMachine(fstest.MapFS{}); m.SecureBoot != Unknown {
+		t.Errorf("Secure Boot is %s, but /sys is not mounted", m.SecureBoot)
+	}
+}
+
+func TestReadMachinePIDNamespace(t *testing.T) {
+	for target, want := range map[string]Tristate{"pid:[4026531836]": Yes, "pid:[4026532201]": No} {
+		root := fstest.MapFS{"proc/self/ns/pid": {Data: []byte(target), Mode: fs.ModeSymlink}}
+		if m := ReadMachine(root); m.InitPIDNamespace != want {
+			t.Errorf("%s: %s, want %s", target, m.InitPIDNamespace, want)
+		}
 	}
 }

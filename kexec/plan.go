@@ -52,6 +52,9 @@ var (
 	// kernel that they describe was not started. They describe no system now;
 	// only a reboot through firmware resets them.
 	ErrCommitted = errors.New("the PCRs are extended but nothing was started; reboot through firmware")
+	// ErrStillLoaded: a step failed, and then the image could not be unloaded.
+	// The next reboot of systemd's would enter it, whatever the PCRs are.
+	ErrStillLoaded = errors.New("the image is still loaded, and the next reboot may enter it unmeasured")
 	// ErrOrder: a step of a Plan was called out of turn. Nothing was done.
 	ErrOrder = errors.New("out of turn")
 )
@@ -265,7 +268,7 @@ func (p *Plan) Abandon() error {
 func (p *Plan) abandon(err error) error {
 	p.step = over
 	if unloadErr := p.kernel.Unload(); unloadErr != nil {
-		return errors.Join(err, fmt.Errorf("the image is still loaded, and the next reboot may enter it unmeasured: %w", unloadErr))
+		return errors.Join(err, fmt.Errorf("%w: %w", ErrStillLoaded, unloadErr))
 	}
 	return err
 }

@@ -49,21 +49,30 @@ type booter struct {
 	noVerify bool
 	now      bool
 	dryRun   bool
+
+	loaded bool // the kernel has taken the image
 }
 
 const (
-	untouched = "nothing is loaded and no PCR was extended"
-	poisoned  = "nothing is loaded, but PCRs were extended: secrets stay locked until a reboot through firmware"
+	untouched = "nothing was loaded and no PCR was extended"
+	unloaded  = "the image was unloaded again and no PCR was extended"
+	poisoned  = "the image was unloaded again, but PCRs were extended: secrets stay locked until a reboot through firmware"
+	stuck     = "the image is still loaded; whether PCRs were extended, the error says"
 )
 
 func (b *booter) boot(args []string) error {
+	signal.Ignore(syscall.SIGPIPE) // whether somebody reads along does not matter
 	err := b.tryBoot(args)
 	var no *policy.MismatchError
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, kexec.ErrStillLoaded):
+		return &stateError{err, stuck}
 	case errors.Is(err, kexec.ErrCommitted):
 		return &stateError{err, poisoned}
+	case b.loaded:
+		return &stateError{err, unloaded}
 	case errors.As(err, &no) && hintFor(err) == "":
 		err = withHint(err, "to see what differs: mkexec check --reference=GOOD-IMAGE IMAGE")
 	}
@@ -126,11 +135,17 @@ func (b *booter) tryBoot(args []string) error {
 
 // checker returns what has to agree, and refuses to go without it.
 func (b *booter) checker() (kexec.Checker, error) {
+	if b.json && !b.dryRun {
+		return nil, withHint(errors.New("--json goes with --dry-run: after the jump nobody is left to print"), "mkexec boot --dry-run --json ...")
+	}
 	if !b.noVerify {
 		return nil, withHint(errors.New("the signature of the image is not checked by this version"), "to boot an image that you trust for other reasons: mkexec boot --no-verify …")
 	}
 	if !b.dryRun && !b.now && kexec.ReadMachine(b.sys.root).Systemd == kexec.Yes {
 		return nil, withHint(errors.New("systemd runs this machine, and its services would be cut off"), "to do so all the same: mkexec boot --now …")
+	}
+	if kexec.ReadMachine(b.sys.root).InitPIDNamespace == kexec.No {
+		return nil, errors.New("this is a container (a PID namespace of its own), from which the kernel does not jump")
 	}
 	if b.noPolicy {
 		return kexec.AcceptAnything{}, nil
@@ -173,8 +188,8 @@ func (m *image) size() (n int64) {
 	return n
 }
 
-// print prints what is going to happen: to stdout where that is what was asked
-// for, and in short to stderr otherwise.
+// print prints what is going to happen: to stdout for a dry run, and in short to
+// stderr otherwise.
 func (b *booter) print(m *image, plan *kexec.Plan, phases []measure.Phase) error {
 	p := &prediction{Prediction: plan.Prediction, boot: plan.Boot, bare: m.src.UKI == nil, path: m.path, base: b.from, phases: phases}
 	if b.json {
@@ -193,7 +208,7 @@ func (b *booter) print(m *image, plan *kexec.Plan, phases []measure.Phase) error
 	case b.dryRun:
 		err = p.print(b.out, j.Phases)
 	default:
-		fmt.Fprintf(b.sys.stderr, "mkexec: %s: %d events, %q\n", m.path, len(p.Events), p.boot.Cmdline)
+		fmt.Fprintf(b.sys.stderr, "mkexec: %s: in policy; loading, extending %d events, jumping\n", m.path, len(p.Events))
 	}
 	return err
 }
@@ -201,9 +216,17 @@ func (b *booter) print(m *image, plan *kexec.Plan, phases []measure.Phase) error
 // jump loads, commits and jumps. A signal stops it up to the first extend; from
 // then on stopping would leave the PCRs of a system that never started.
 func (b *booter) jump(plan *kexec.Plan) error {
+	unlock, err := b.sys.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// From here on nothing is printed: writing to a closed pipe would end the
+	// process, and to a full one hold it, with the image loaded.
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer signal.Stop(signals)
+	signal.Ignore(syscall.SIGTSTP)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	defer signal.Reset()
 	interrupted := func() error {
 		select {
 		case s := <-signals:
@@ -215,15 +238,12 @@ func (b *booter) jump(plan *kexec.Plan) error {
 	if err := plan.Load(); err != nil {
 		return err
 	}
+	b.loaded = true
 	if err := interrupted(); err != nil {
 		return err
 	}
 	if err := plan.Commit(); err != nil {
 		return err
-	}
-	fmt.Fprintln(b.sys.stderr, "mkexec: the TPM holds what was predicted; jumping")
-	if _, err := b.out.WriteTo(b.sys.stdout); err != nil { // there is no after the jump
-		fmt.Fprintln(b.sys.stderr, "mkexec: write the result:", err) // too late to stop for it
 	}
 	return plan.Exec()
 }

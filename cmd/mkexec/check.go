@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/mkexec/mkexec/measure"
 	"github.com/mkexec/mkexec/policy"
@@ -42,9 +43,17 @@ func newCheck(sys *system, out *bytes.Buffer) *cobra.Command {
 				return bankHint(err)
 			}
 			if !c.OK && reference != "" {
+				// a no stays one, whatever is wrong with the reference
 				if c.FirstDifference, err = f.compare(sys, p, reference); err != nil {
-					return fmt.Errorf("reference: %w", err)
+					report(sys.stderr, fmt.Errorf("reference: %w", err))
 				}
+			}
+			if len(f.phases) > 0 {
+				j, err := p.json()
+				if err != nil {
+					return err
+				}
+				c.Phases = j.Phases
 			}
 			if f.json {
 				if err := printJSON(out, c); err != nil {
@@ -55,20 +64,17 @@ func newCheck(sys *system, out *bytes.Buffer) *cobra.Command {
 				}
 				return nil
 			}
-			if c.OK {
-				fmt.Fprintf(out, "%s: in policy (%s)\n", p.path, policyPath)
-				return nil
+			if err := c.print(out, no); err != nil {
+				return err
 			}
-			for _, m := range no.Mismatches {
-				fmt.Fprintln(out, m)
+			if !c.OK {
+				return errNo
 			}
-			if c.FirstDifference != nil {
-				fmt.Fprintln(out, c.FirstDifference)
-			}
-			return errNo
+			return nil
 		},
 	}
 	f.add(cmd)
+	f.addPhases("also print the PCRs at a phase `PATH`; the policy says itself at which phases it has to hold")
 	f.addVia()
 	cmd.Flags().StringVar(&policyPath, "policy", defaultPolicy, "the policy `FILE`")
 	cmd.Flags().StringVar(&reference, "reference", "", "a known good `IMAGE` to name the first differing event against")
@@ -86,6 +92,22 @@ type checkJSON struct {
 	// Mismatches are the PCRs that are not accepted.
 	Mismatches      []mismatchJSON   `json:"mismatches"`
 	FirstDifference *firstDifference `json:"first_difference,omitempty"`
+	Phases          []phaseJSON      `json:"phases,omitempty"` // with --phase
+}
+
+// print prints the verdict for a person; no is nil if it is a yes.
+func (c *checkJSON) print(w io.Writer, no *policy.MismatchError) error {
+	if no == nil {
+		fmt.Fprintf(w, "%s: in policy (%s)\n", c.Image.Path, c.Policy)
+	} else {
+		for _, m := range no.Mismatches {
+			fmt.Fprintln(w, m)
+		}
+	}
+	if c.FirstDifference != nil {
+		fmt.Fprintln(w, c.FirstDifference)
+	}
+	return printPhases(w, c.Phases)
 }
 
 type mismatchJSON struct {
@@ -122,6 +144,9 @@ func (f *imageFlags) compare(sys *system, p *prediction, reference string) (*fir
 	opts, err := f.stubOptions(sys)
 	if err != nil {
 		return nil, err
+	}
+	if p.bare { // its command line is a section, not one that is passed
+		opts.Cmdline, opts.Append = nil, ""
 	}
 	m := &image{path: reference}
 	defer m.close()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/mkexec/mkexec/kexec"
 	"github.com/mkexec/mkexec/measure"
@@ -77,7 +78,7 @@ func (m *image) close() {
 
 // file opens a regular file as content.
 func (m *image) file(path string) (measure.Content, error) {
-	f, err := os.Open(path)
+	f, err := openRegular(path)
 	if err != nil {
 		return nil, err
 	}
@@ -86,10 +87,24 @@ func (m *image) file(path string) (measure.Content, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: not a regular file", path)
-	}
 	return io.NewSectionReader(f, 0, info.Size()), nil
+}
+
+// openRegular opens a regular file. It does not wait for the other end of a FIFO.
+func openRegular(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s: not a regular file", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // open opens the image that the arguments and flags name.
@@ -137,10 +152,7 @@ func (f *imageFlags) open(args []string) (_ *image, err error) {
 		}
 		m.src.Initrds = append(m.src.Initrds, c)
 	}
-	m.src.Cmdline = strings.TrimPrefix(f.cmdline+" "+f.append, " ")
-	if f.append == "" {
-		m.src.Cmdline = f.cmdline
-	}
+	m.src.Cmdline = stub.Join(f.cmdline, f.append)
 	return m, nil
 }
 
@@ -150,6 +162,12 @@ func (f *imageFlags) stubOptions(sys *system) (stub.Options, error) {
 	opts := stub.Options{Via: stub.Via(f.via), Profile: f.profile, Append: f.append}
 	if !slices.Contains(stub.Vias(), opts.Via) {
 		return opts, fmt.Errorf("--via=%.40s: unknown (known: %v)", f.via, stub.Vias())
+	}
+	if f.linux != "" && opts.Via != stub.ViaKexec {
+		return opts, errors.New("--via is for UKIs, not for --linux")
+	}
+	if !slices.Contains([]string{"yes", "no", "auto"}, f.secureBoot) {
+		return opts, fmt.Errorf("--secure-boot=%.40s: unknown (known: yes no auto)", f.secureBoot)
 	}
 	passed := f.cmd.Flags().Changed("cmdline")
 	if passed {
@@ -167,11 +185,9 @@ func (f *imageFlags) stubOptions(sys *system) (stub.Options, error) {
 	switch secureBoot {
 	case kexec.Yes, kexec.No:
 		opts.SecureBoot = secureBoot == kexec.Yes
-	case kexec.Unknown:
-		return opts, withHint(fmt.Errorf("command line: whether Secure Boot is on, and an embedded one thus binding: %w", stub.ErrCannotTell),
-			"mount -t efivarfs efivarfs /sys/firmware/efi/efivars")
 	default:
-		return opts, fmt.Errorf("--secure-boot=%.40s: unknown (known: yes no auto)", f.secureBoot)
+		return opts, withHint(fmt.Errorf("command line: whether Secure Boot is on, and an embedded one thus binding: %w", stub.ErrCannotTell),
+			"mount -t efivarfs efivarfs /sys/firmware/efi/efivars (predict and check also take --secure-boot=yes or no)")
 	}
 	return opts, nil
 }

@@ -31,6 +31,7 @@ type system struct {
 	stdout, stderr io.Writer
 	root           fs.FS // for /proc and /sys
 	kernel         kexec.Kernel
+	lock           func() (unlock func(), err error) // against other instances
 }
 
 func main() {
@@ -38,6 +39,7 @@ func main() {
 	os.Exit(run(os.Args[1:], &system{
 		stdout: os.Stdout, stderr: os.Stderr,
 		root: root, kernel: kexec.Linux{Root: root},
+		lock: func() (func(), error) { return kexec.Lock("/sys/kernel/kexec_loaded") },
 	}))
 }
 

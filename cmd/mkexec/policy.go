@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 
 	"github.com/mkexec/mkexec/policy"
 )
@@ -15,7 +14,7 @@ const defaultPolicy = "/etc/mkexec/policy.yaml"
 
 // readPolicy reads and parses a policy file.
 func readPolicy(path string) (policy.Requirements, error) {
-	f, err := os.Open(path)
+	f, err := openRegular(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, withHint(fmt.Errorf("policy: %w", err), "name a policy with --policy=FILE; mkexec(8) says what is in one")
 	}

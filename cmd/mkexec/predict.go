@@ -173,8 +173,7 @@ func (p *prediction) json() (predictionJSON, error) {
 	return j, nil
 }
 
-// print prints the prediction for a person. The values are in the form
-// PCR:BANK=HEX of systemd-measure.
+// print prints the prediction for a person.
 func (p *prediction) print(w io.Writer, phases []phaseJSON) error {
 	if p.bare {
 		fmt.Fprintf(w, "image    %s, measured as systemd-stub %s would\n", p.path, p.boot.Stub.Version)
@@ -192,17 +191,27 @@ func (p *prediction) print(w io.Writer, phases []phaseJSON) error {
 			what = ""
 		}
 	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	return printPhases(w, phases)
+}
+
+// printPhases prints PCRs in the form PCR:BANK=HEX of systemd-measure.
+func printPhases(w io.Writer, phases []phaseJSON) error {
 	for _, phase := range phases {
-		if phase.Phase == "" {
-			fmt.Fprint(t, "\nPCRs before the first phase\n")
-		} else {
-			fmt.Fprintf(t, "\nPCRs at %s\n", phase.Phase)
+		at := "before the first phase"
+		if phase.Phase != "" {
+			at = "at " + string(phase.Phase)
+		}
+		if _, err := fmt.Fprintf(w, "\nPCRs %s\n", at); err != nil {
+			return err
 		}
 		for _, b := range phase.PCRs.Banks() {
 			for _, n := range measure.StubPCRs() {
-				fmt.Fprintf(t, "  %d:%s=%s\n", n, b, phase.PCRs[b][n])
+				fmt.Fprintf(w, "  %d:%s=%s\n", n, b, phase.PCRs[b][n])
 			}
 		}
 	}
-	return t.Flush()
+	return nil
 }

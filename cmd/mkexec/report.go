@@ -47,6 +47,8 @@ func hintFor(err error) string {
 	var hinted *hintError
 	var load *kexec.LoadError
 	switch {
+	case errors.Is(err, kexec.ErrStillLoaded):
+		return "kexec --unload, and then reboot -f"
 	case errors.Is(err, kexec.ErrCommitted):
 		return "reboot -f"
 	case errors.As(err, &hinted):

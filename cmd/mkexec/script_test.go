@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkexec/mkexec/kexec"
 	"github.com/mkexec/mkexec/measure"
 	"github.com/mkexec/mkexec/measure/tpm"
 	"github.com/mkexec/mkexec/measure/tpm/tpmtest"
@@ -26,6 +27,7 @@ func TestMain(m *testing.M) {
 				stdout: os.Stdout, stderr: os.Stderr,
 				root:   os.DirFS(os.Getenv("MACHINE")),
 				kernel: scriptKernel{os.Getenv("KERNEL")},
+				lock:   func() (func(), error) { return kexec.Lock(filepath.Join(os.Getenv("KERNEL"), "lock")) },
 			}))
 		},
 	})
@@ -103,7 +105,7 @@ func runScripts(t *testing.T, dir string, sw *tpmtest.SWTPM) {
 			if sw != nil {
 				e.Setenv("TPM", sw.Device())
 			}
-			return os.MkdirAll(filepath.Join(e.WorkDir, "machine"), 0o755)
+			return os.MkdirAll(filepath.Join(e.WorkDir, "machine/sys/kernel"), 0o755)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"uki": scriptUKI, "bzimage": scriptBzImage, "flip": scriptFlip, "extend": scriptExtend, "pcrs": scriptPCRs,

@@ -115,12 +115,19 @@ func (s *status) checkKexec() {
 		case bad:
 			s.no(name, text)
 		case kexec.Unknown:
-			s.note(name, "cannot tell; if so: "+text)
+			s.no(name, "cannot tell whether: "+text)
 		default:
 			s.ok(name, string(value))
 		}
 	}
-	must("kexec_file_load", m.KexecFile, kexec.No, "the kernel is built without it (CONFIG_KEXEC_FILE)")
+	if m.KexecFile == kexec.Unknown { // many systems do not have the configuration of their kernel
+		s.note("kexec_file_load", "the kernel's configuration (CONFIG_KEXEC_FILE) is not there to be read")
+	} else {
+		must("kexec_file_load", m.KexecFile, kexec.No, "the kernel is built without it (CONFIG_KEXEC_FILE)")
+	}
+	if m.InitPIDNamespace == kexec.No {
+		s.no("pid_namespace", "this is a container, from which the kernel does not jump")
+	}
 	must("cap_sys_boot", m.CapSysBoot, kexec.No, "not root, or in a container")
 	must("kexec_load_disabled", m.LoadDisabled, kexec.Yes, "kexec is switched off until the next reboot")
 	switch {

@@ -125,6 +125,9 @@ func findProfile(profiles []uki.Profile, name string) (int, []*uki.Section, erro
 
 func profileNumber(profiles []uki.Profile, name string) (int, error) {
 	if n, err := strconv.ParseUint(name, 10, 32); err == nil {
+		if n > 0 && n >= uint64(len(profiles)) {
+			return 0, unknownProfile(profiles, name)
+		}
 		return int(n), nil
 	}
 	found := -1

@@ -100,7 +100,7 @@ func Load(f *uki.File, opts Options) (*Boot, error) {
 	// What firmware and systemd-boot hand over as LoadOptions.
 	options := text
 	if b.Profile > 0 {
-		options = strings.TrimSuffix(fmt.Sprintf("@%d %s", b.Profile, text), " ")
+		options = Join(fmt.Sprintf("@%d", b.Profile), text)
 	}
 	if opts.Via == ViaSystemdBoot && options != "" {
 		b.measureText("load options of systemd-boot", toUTF16(options))
@@ -156,12 +156,20 @@ func passedText(f *uki.File, v uki.Stub, opts Options, base, profile []*uki.Sect
 		text = toUTF8(embedded)
 	}
 	if opts.Append != "" {
-		text = strings.TrimPrefix(text+" "+opts.Append, " ")
+		text = Join(text, opts.Append)
 	}
 	if selectsProfile(text) && v.Major >= 257 {
 		return "", fmt.Errorf("command line: begins with %.12q, which selects a profile; name the profile by its own option", text)
 	}
 	return text, CheckCmdline(text)
+}
+
+// Join puts a space between two texts of a command line that are not empty.
+func Join(text, more string) string {
+	if text == "" || more == "" {
+		return text + more
+	}
+	return text + " " + more
 }
 
 // CheckCmdline refuses text that cannot be a command line.

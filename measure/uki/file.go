@@ -133,6 +133,7 @@ func Open(r io.ReaderAt, size int64) (*File, error) {
 		return nil, err
 	}
 
+	zeroFill := int64(0)
 	for i := range count {
 		h := f.headers[tableOff+int64(i)*sectionHeaderSize:][:sectionHeaderSize]
 		s := &Section{
@@ -145,6 +146,10 @@ func Open(r io.ReaderAt, size int64) (*File, error) {
 		}
 		if err := s.check(size, sizeOfHeaders, sizeOfImage); err != nil {
 			return nil, err
+		}
+		_, backed := s.FileRange()
+		if zeroFill += s.Size() - backed; zeroFill > maxZeroFill {
+			return nil, fmt.Errorf("section %q: claims %d bytes, but the file has %d of them; with the sections before it, more than %d are missing", s.Name, s.Size(), backed, maxZeroFill)
 		}
 		f.Sections = append(f.Sections, s)
 	}

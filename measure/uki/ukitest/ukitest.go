@@ -205,7 +205,7 @@ func (im *image) add(s Section, own int) error {
 	addr := im.memAlign(le.Uint32(last[secVirtualAddr:]) + le.Uint32(last[secVirtualSize:]))
 	start := im.fileAlign(len(im.file))
 	end := im.fileAlign(start + len(s.Data))
-	if end > math.MaxUint32 || addr+int(size) > math.MaxInt32 {
+	if end > math.MaxInt32 || addr+int(size) > math.MaxInt32 {
 		return errors.New("image too large")
 	}
 	flags := uint32(scnRead | scnInitialized)
