@@ -101,7 +101,33 @@ func newRoot(sys *system, out *bytes.Buffer) *cobra.Command {
 		return withHint(err, c.CommandPath()+" --help")
 	})
 	cmd.AddCommand(newInspect(out), newPredict(sys, out), newCheck(sys, out), newBoot(sys, out), newStatus(sys, out))
+	strictHelp(cmd)
 	return cmd
+}
+
+// strictHelp makes cobra's own verbs refuse what they do not know, as ours do.
+func strictHelp(root *cobra.Command) {
+	root.SetHelpCommand(&cobra.Command{
+		Use:   "help [verb]",
+		Short: "Help about any verb",
+		RunE: func(_ *cobra.Command, args []string) error {
+			c, rest, err := root.Find(args)
+			if err == nil && len(rest) > 0 {
+				err = fmt.Errorf("unknown command %q", rest[0])
+			}
+			if err != nil {
+				return withHint(err, "mkexec --help")
+			}
+			return c.Help()
+		},
+	})
+	root.InitDefaultCompletionCmd()
+	if c, _, err := root.Find([]string{"completion"}); err == nil {
+		c.Args = cobra.NoArgs
+		c.RunE = func(*cobra.Command, []string) error {
+			return withHint(errors.New("completion: for which shell?"), "mkexec completion --help")
+		}
+	}
 }
 
 // version returns what the build recorded: the tag, or the commit.
