@@ -141,6 +141,12 @@ func (p *Plan) predict(opts Options) error {
 	return err
 }
 
+// ImageDigest returns the SHA-256 of the staged UKI, or of the bare kernel.
+func (p *Plan) ImageDigest() (measure.Digest, error) {
+	d, err := measure.Sum(p.image.whole, measure.SHA256)
+	return d[measure.SHA256], err
+}
+
 // Close frees the staged image. What is loaded stays loaded.
 func (p *Plan) Close() { p.image.close() }
 

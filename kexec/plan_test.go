@@ -733,3 +733,27 @@ func TestNewPlanFails(t *testing.T) {
 		})
 	}
 }
+
+func TestImageDigest(t *testing.T) {
+	kernel := testKernel(t, 5000)
+	for name, test := range map[string]struct {
+		src  Source
+		want []byte
+	}{
+		"UKI":  {Source{UKI: measure.Bytes(planImage(t))}, planImage(t)},
+		"bare": {Source{Linux: measure.Bytes(kernel), Initrds: []measure.Content{measure.Bytes([]byte("initrd"))}}, kernel},
+	} {
+		plan, err := NewPlan(test.src, newRig(t).device, &fakeKernel{}, planOptions)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		defer plan.Close()
+		got, err := plan.ImageDigest()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if want := measure.SHA256.Sum(test.want); got.String() != want.String() {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}

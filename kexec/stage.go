@@ -30,6 +30,7 @@ type Source struct {
 // hashed and what is loaded are the same bytes.
 type staged struct {
 	boot   *stub.Boot
+	whole  measure.Content // the UKI, or the bare kernel
 	linux  *os.File
 	initrd *os.File // nil if there is none
 	rest   *os.File // the bytes of the UKI that are in neither; nil without one
@@ -84,6 +85,7 @@ func (s *staged) stageUKI(src measure.Content, opts stub.Options, progress func(
 	if err := view.fill(src, progress); err != nil {
 		return err
 	}
+	s.whole = view
 	for _, f := range []*os.File{s.linux, s.rest} {
 		if err := seal(f); err != nil {
 			return err
@@ -147,6 +149,7 @@ func (s *staged) stageBare(src Source, progress func(int64)) error {
 	if err := seal(s.linux); err != nil {
 		return err
 	}
+	s.whole = linux
 	s.boot, err = stub.Bare(linux, initrds, src.Cmdline)
 	return err
 }

@@ -194,7 +194,7 @@ func (b *booter) print(m *image, plan *kexec.Plan, phases []measure.Phase) error
 	p := &prediction{Prediction: plan.Prediction, boot: plan.Boot, bare: m.src.UKI == nil, path: m.path, base: b.from, phases: phases}
 	if b.json {
 		var err error
-		if p.digest, err = m.digest(); err != nil {
+		if p.digest, err = plan.ImageDigest(); err != nil {
 			return inFile(m.path, err)
 		}
 	}
