@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -56,6 +57,21 @@ func TestManNamesEveryFlag(t *testing.T) {
 	}
 	if len(flags) < 15 {
 		t.Errorf("only %d flags", len(flags))
+	}
+}
+
+// TestManRequests: a line of text that begins with a dot is taken for a request
+// and vanishes.
+func TestManRequests(t *testing.T) {
+	page, err := os.ReadFile("mkexec.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(page)) {
+		request, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if strings.HasPrefix(line, ".") && !slices.Contains([]string{".TH", ".SH", ".TP", ".B", ".BR", ".PP", ".nf", ".fi"}, request) {
+			t.Errorf("mkexec.8: %q: not a request", line)
+		}
 	}
 }
 
