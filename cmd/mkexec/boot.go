@@ -208,7 +208,7 @@ func (b *booter) print(m *image, plan *kexec.Plan, phases []measure.Phase) error
 	case b.dryRun:
 		err = p.print(b.out, j.Phases)
 	default:
-		fmt.Fprintf(b.sys.stderr, "mkexec: %s: in policy; loading, extending %d events, jumping\n", m.path, len(p.Events))
+		fmt.Fprintf(b.sys.stderr, "mkexec: %s: loading, extending %d events, jumping\n", m.path, len(p.Events))
 	}
 	return err
 }
