@@ -101,10 +101,7 @@ func (s *staged) stageUKI(src measure.Content, opts stub.Options, progress func(
 	if s.initrd == nil {
 		return nil
 	}
-	if err := writePieces(s.initrd, s.boot.Initrd, func(c measure.Content) bool {
-		_, ok := c.(*uki.Section)
-		return !ok // sections are there already
-	}); err != nil {
+	if err := writeGenerated(s.initrd, s.boot.Initrd); err != nil {
 		return err
 	}
 	return seal(s.initrd)
@@ -154,12 +151,13 @@ func (s *staged) stageBare(src Source, progress func(int64)) error {
 	return err
 }
 
-// writePieces writes those pieces for which want is true to where they belong.
-func writePieces(f *os.File, pieces []measure.Content, want func(measure.Content) bool) error {
+// writeGenerated writes the pieces of an initrd that are not sections of the
+// UKI, which are there already, to where they belong.
+func writeGenerated(f *os.File, pieces []measure.Content) error {
 	buf := make([]byte, copyBuffer)
 	off := int64(0)
 	for _, c := range pieces {
-		if want(c) {
+		if _, ok := c.(*uki.Section); !ok {
 			if err := copyRange(f, off, c, 0, c.Size(), buf, func(int64) {}); err != nil {
 				return err
 			}

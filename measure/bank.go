@@ -32,12 +32,13 @@ func ParseBank(s string) (Bank, error) {
 			return b, nil
 		}
 	}
-	return 0, fmt.Errorf("bank %.32q: unknown (known: %s)", s, knownBanks())
+	return 0, fmt.Errorf("bank %.32q: unknown (known: %s)", s, BankNames(Banks()))
 }
 
-func knownBanks() string {
+// BankNames returns the names of banks, with spaces between them, for messages.
+func BankNames(banks []Bank) string {
 	var names []string
-	for _, b := range Banks() {
+	for _, b := range banks {
 		names = append(names, b.String())
 	}
 	return strings.Join(names, " ")

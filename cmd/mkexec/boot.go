@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/mkexec/mkexec/kexec"
@@ -170,12 +169,7 @@ func (b *booter) banksOf(dev interface {
 	if err != nil {
 		return nil, err
 	}
-	for _, n := range named {
-		if !strings.Contains(" "+bankList(active)+" ", " "+n.String()+" ") {
-			return nil, fmt.Errorf("bank %s: not active in this TPM (active: %s)", n, bankList(active))
-		}
-	}
-	return active, nil
+	return active, checkActive(active, named)
 }
 
 // size returns the number of bytes of the image.

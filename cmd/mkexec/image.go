@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/mkexec/mkexec/kexec"
@@ -290,22 +289,24 @@ func onlyBanks(pcrs measure.PCRs, banks []measure.Bank) (measure.PCRs, error) {
 	if banks == nil {
 		return pcrs, nil
 	}
+	if err := checkActive(pcrs.Banks(), banks); err != nil {
+		return nil, err
+	}
 	some := measure.PCRs{}
 	for _, b := range banks {
-		if pcrs[b] == nil {
-			return nil, fmt.Errorf("bank %s: not active in this TPM (active: %s)", b, bankList(pcrs.Banks()))
-		}
 		some[b] = pcrs[b]
 	}
 	return some, nil
 }
 
-func bankList(banks []measure.Bank) string {
-	var names []string
-	for _, b := range banks {
-		names = append(names, b.String())
+// checkActive refuses a bank that the TPM does not have.
+func checkActive(active, named []measure.Bank) error {
+	for _, b := range named {
+		if !slices.Contains(active, b) {
+			return fmt.Errorf("bank %s: not active in this TPM (active: %s)", b, measure.BankNames(active))
+		}
 	}
-	return strings.Join(names, " ")
+	return nil
 }
 
 // printJSON prints v as one JSON document.

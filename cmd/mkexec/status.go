@@ -99,7 +99,7 @@ func (s *status) checkTPM(device string) {
 		s.no("tpm", err.Error())
 		return
 	}
-	s.ok("tpm", "active banks: "+bankList(s.PCRs.Banks()))
+	s.ok("tpm", "active banks: "+measure.BankNames(s.PCRs.Banks()))
 	zero := measure.Zero(s.PCRs.Banks(), measure.StubPCRs()...)
 	if len(measure.Compare(zero, s.PCRs)) == 0 {
 		s.note("pcrs", "11, 12, 13 are zero: a kexec now leads to the PCRs of a firmware boot")

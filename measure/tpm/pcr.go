@@ -98,7 +98,7 @@ func (d *Device) Read(pcrs ...measure.PCR) (measure.PCRs, error) {
 		return nil, err
 	}
 	fail := func(err error) (measure.PCRs, error) {
-		return nil, fmt.Errorf("%s: read %s (%s): %w", d.name, pcrNames(pcrs), bankNames(banks), err)
+		return nil, fmt.Errorf("%s: read %s (%s): %w", d.name, pcrNames(pcrs), measure.BankNames(banks), err)
 	}
 	for _, n := range pcrs {
 		if err := checkPCR(n); err != nil {
@@ -202,7 +202,7 @@ type ExtendError struct {
 
 // Error names the device, PCR, banks and event, and the reason.
 func (e *ExtendError) Error() string {
-	s := fmt.Sprintf("%s: extend PCR %d (%s) with %.80q: %v", e.Device, e.Event.PCR, bankNames(e.Banks), e.Event.Description, e.Err)
+	s := fmt.Sprintf("%s: extend PCR %d (%s) with %.80q: %v", e.Device, e.Event.PCR, measure.BankNames(e.Banks), e.Event.Description, e.Err)
 	if e.Unknown {
 		s += "; it may be extended all the same"
 	}
@@ -292,14 +292,6 @@ func bankName(b measure.Bank) string {
 		return "sha3_512"
 	}
 	return b.String()
-}
-
-func bankNames(banks []measure.Bank) string {
-	var names []string
-	for _, b := range banks {
-		names = append(names, b.String())
-	}
-	return strings.Join(names, " ")
 }
 
 func pcrNames(pcrs []measure.PCR) string {
