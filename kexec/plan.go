@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 
 	"github.com/mkexec/mkexec/measure"
 	"github.com/mkexec/mkexec/measure/stub"
@@ -55,6 +56,9 @@ var (
 	// ErrStillLoaded: a step failed, and then the image could not be unloaded.
 	// The next reboot of systemd's would enter it, whatever the PCRs are.
 	ErrStillLoaded = errors.New("the image is still loaded, and the next reboot may enter it unmeasured")
+	// ErrDevicetree: systemd-stub would install a devicetree, which
+	// kexec_file_load(2) cannot. Nothing was done.
+	ErrDevicetree = errors.New("a devicetree cannot be given to the kernel by kexec: it would go on with that of the running one")
 	// ErrOrder: a step of a Plan was called out of turn. Nothing was done.
 	ErrOrder = errors.New("out of turn")
 )
@@ -66,6 +70,12 @@ type Options struct {
 	// Base, if not nil, is what the TPM has to hold now, in every active bank.
 	// Without it the prediction starts from whatever the TPM holds.
 	Base measure.PCRs
+	// IgnoreDevicetree starts an image although its devicetree, or that of an
+	// addon, is only measured: the kernel makes one of the running kernel's.
+	IgnoreDevicetree bool
+	// OSSeparator tells of the staged image what measure.Prediction.OSSeparator
+	// is. Nil is no.
+	OSSeparator func(*stub.Boot) (bool, error)
 	// InitrdDigest asks for the prediction's InitrdDigest.
 	InitrdDigest bool
 	// Progress, if not nil, is called with the number of bytes that were copied
@@ -123,8 +133,11 @@ func NewPlan(src Source, device Device, kernel Kernel, opts Options) (*Plan, err
 }
 
 func (p *Plan) predict(opts Options) error {
-	if err := checkKernel(p.Boot.Kernel, p.Boot.Cmdline, runtime.GOARCH); err != nil {
+	if err := p.image.prepareKernel(runtime.GOARCH); err != nil {
 		return err
+	}
+	if len(p.Boot.Devicetrees) > 0 && !opts.IgnoreDevicetree {
+		return fmt.Errorf("%s: %w", strings.Join(p.Boot.Devicetrees, ", "), ErrDevicetree)
 	}
 	base, err := p.device.Read(measure.StubPCRs()...)
 	if err != nil {
@@ -138,6 +151,9 @@ func (p *Plan) predict(opts Options) error {
 	p.Prediction, err = measure.Predict(&p.Boot.Image, measure.Options{
 		Base: base, InitrdDigest: opts.InitrdDigest, Progress: opts.Progress,
 	})
+	if err == nil && opts.OSSeparator != nil {
+		p.Prediction.OSSeparator, err = opts.OSSeparator(p.Boot)
+	}
 	return err
 }
 
@@ -176,7 +192,7 @@ func (p *Plan) Load() error {
 	if err := p.turn("load", checked); err != nil {
 		return err
 	}
-	if err := p.kernel.Load(p.image.linux, p.image.initrd, p.Boot.Cmdline); err != nil {
+	if err := p.kernel.Load(p.image.kernel, p.image.initrd, p.Boot.Cmdline); err != nil {
 		return err
 	}
 	p.step = loaded

@@ -34,10 +34,14 @@ type staged struct {
 	linux  *os.File
 	initrd *os.File // nil if there is none
 	rest   *os.File // the bytes of the UKI that are in neither; nil without one
+	beside *os.File // the sidecars, one after the other; nil if there are none
+
+	// kernel is what is loaded: linux, or what that unpacks to.
+	kernel *os.File
 }
 
 func (s *staged) close() {
-	for _, f := range []*os.File{s.linux, s.initrd, s.rest} {
+	for _, f := range []*os.File{s.linux, s.initrd, s.rest, s.beside, s.kernel} {
 		if f != nil {
 			f.Close()
 		}
@@ -58,7 +62,42 @@ func stage(src Source, opts stub.Options, progress func(int64)) (_ *staged, err 
 	if src.UKI == nil {
 		return s, s.stageBare(src, progress)
 	}
+	if opts.Sidecars, err = s.stageSidecars(opts.Sidecars, progress); err != nil {
+		return nil, err
+	}
 	return s, s.stageUKI(src.UKI, opts, progress)
+}
+
+// stageSidecars copies the files beside an image and returns the copies.
+func (s *staged) stageSidecars(in stub.Sidecars, progress func(int64)) (out stub.Sidecars, err error) {
+	if len(in.Image)+len(in.Addons)+len(in.Credentials)+len(in.Extensions) == 0 {
+		return in, nil
+	}
+	if s.beside, err = newMemfd("sidecars"); err != nil {
+		return out, err
+	}
+	buf := make([]byte, copyBuffer)
+	at := int64(0)
+	stageFiles := func(files []stub.File) (copies []stub.File, err error) {
+		for _, f := range files {
+			size := f.Content.Size()
+			if err := copyRange(s.beside, at, f.Content, 0, size, buf, progress); err != nil {
+				return nil, fmt.Errorf("%s: %w", f.Name, err)
+			}
+			copies = append(copies, stub.File{Name: f.Name, Content: io.NewSectionReader(s.beside, at, size)})
+			at += size
+		}
+		return copies, nil
+	}
+	for _, x := range []struct {
+		in  []stub.File
+		out *[]stub.File
+	}{{in.Image, &out.Image}, {in.Addons, &out.Addons}, {in.Credentials, &out.Credentials}, {in.Extensions, &out.Extensions}} {
+		if *x.out, err = stageFiles(x.in); err != nil {
+			return out, err
+		}
+	}
+	return out, seal(s.beside)
 }
 
 // stageUKI copies a UKI. A first look at it tells where its kernel and the
@@ -151,8 +190,34 @@ func (s *staged) stageBare(src Source, progress func(int64)) error {
 	return err
 }
 
+// prepareKernel unpacks the kernel if kexec_file_load(2) does not take it as it
+// is, and checks that it will take it. What is measured is the kernel as shipped.
+func (s *staged) prepareKernel(arch string) error {
+	what, r, err := unpackKernel(s.boot.Kernel, arch)
+	if err != nil {
+		return err
+	}
+	s.kernel = s.linux
+	content := s.boot.Kernel
+	if r != nil {
+		if s.kernel, err = newMemfd("kernel"); err != nil {
+			return err
+		}
+		size, err := io.Copy(s.kernel, r)
+		if err != nil {
+			return fmt.Errorf("unpack (%s): %w", what, err)
+		}
+		if err := seal(s.kernel); err != nil {
+			return err
+		}
+		content = io.NewSectionReader(s.kernel, 0, size)
+	}
+	return checkKernel(content, s.boot.Cmdline, arch)
+}
+
 // writeGenerated writes the pieces of an initrd that are not sections of the
-// UKI, which are there already, to where they belong.
+// UKI, which are there already, to where they belong: headers of archives, and
+// sidecars.
 func writeGenerated(f *os.File, pieces []measure.Content) error {
 	buf := make([]byte, copyBuffer)
 	off := int64(0)

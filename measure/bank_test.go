@@ -258,7 +258,7 @@ func TestPhaseWords(t *testing.T) {
 }
 
 func TestEventType(t *testing.T) {
-	for e, want := range map[measure.EventType]string{measure.EventIPL: "EV_IPL", measure.EventTag: "EV_EVENT_TAG", 0x80000003: "0x80000003"} {
+	for e, want := range map[measure.EventType]string{measure.EventIPL: "EV_IPL", measure.EventTag: "EV_EVENT_TAG", 0x80000042: "0x80000042"} {
 		if b, err := e.MarshalText(); err != nil || string(b) != want {
 			t.Errorf("%s, want %s: %v", b, want, err)
 		}

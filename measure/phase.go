@@ -12,11 +12,17 @@ import (
 // word.
 type Phase string
 
-// phaseWords are the words that systemd extends PCR 11 with (systemd 262,
+// OSSeparator is the word that systemd in an initrd extends PCRs 12 and 13 with,
+// among others (systemd 262, units/systemd-pcrosseparator.service.in).
+const OSSeparator = "os-separator"
+
+// PhaseWords returns the words that systemd extends PCR 11 with (systemd 262,
 // units/systemd-pcrphase*.service.in, factory-reset and storage-target-mode).
-var phaseWords = []string{
-	"enter-initrd", "leave-initrd", "sysinit", "ready", "shutdown", "final",
-	"factory-reset", "storage-target-mode-start", "storage-target-mode-stop",
+func PhaseWords() []string {
+	return []string{
+		"enter-initrd", "leave-initrd", "sysinit", "ready", "shutdown", "final",
+		"factory-reset", "storage-target-mode-start", "storage-target-mode-stop",
+	}
 }
 
 // DefaultPhases returns the four phase paths that systemd-measure computes when
@@ -39,8 +45,8 @@ func ParsePhase(s string) (Phase, error) {
 		return "", nil
 	}
 	for _, w := range strings.Split(s, ":") {
-		if !slices.Contains(phaseWords, w) {
-			return "", fmt.Errorf("phase path %.80q: unknown word %.40q (known: %s)", s, w, strings.Join(phaseWords, " "))
+		if !slices.Contains(PhaseWords(), w) {
+			return "", fmt.Errorf("phase path %.80q: unknown word %.40q (known: %s)", s, w, strings.Join(PhaseWords(), " "))
 		}
 	}
 	return Phase(s), nil
@@ -54,10 +60,10 @@ func (p Phase) Words() []string {
 	return strings.Split(string(p), ":")
 }
 
-// phaseEvent returns the event of one phase word: the hash of its ASCII bytes
-// without a NUL, into PCR 11 (systemd 262, src/pcrextend/pcrextend.c).
-func phaseEvent(word string, banks []Bank) Event {
-	ev := Event{PCR: PCRKernelImage, Type: EventIPL, Description: "phase " + word, Digests: map[Bank]Digest{}}
+// wordEvent returns the event of one word that userspace extends a PCR with: the
+// hash of its ASCII bytes without a NUL (systemd 262, src/pcrextend/pcrextend.c).
+func wordEvent(pcr PCR, word string, banks []Bank) Event {
+	ev := Event{PCR: pcr, Type: EventIPL, Description: "word " + word, Digests: map[Bank]Digest{}}
 	for _, b := range banks {
 		ev.Digests[b] = b.Sum([]byte(word))
 	}

@@ -21,6 +21,11 @@ type Prediction struct {
 	Base PCRs
 	// Events are the extends, in order.
 	Events []Event
+	// OSSeparator is set by who knows that systemd in the initrd extends PCRs 12
+	// and 13, among others, with the word os-separator about when it extends PCR
+	// 11 with enter-initrd (systemd 261 and newer,
+	// systemd-pcrosseparator.service).
+	OSSeparator bool
 	// InitrdDigest is the SHA-256 of the whole initrd as the kernel gets it.
 	// Nil if it was not asked for or there is no initrd.
 	InitrdDigest Digest
@@ -75,12 +80,21 @@ func Predict(image *Image, opts Options) (*Prediction, error) {
 }
 
 // At returns the PCRs at a phase of the system that is started: after all
-// events and the words of the phase path.
+// events and the words of the phase path, and what its userspace extends
+// together with them.
 func (p *Prediction) At(phase Phase) (PCRs, error) {
 	pcrs := p.final.Clone()
 	for _, w := range phase.Words() {
-		if err := pcrs.Extend(phaseEvent(w, pcrs.Banks())); err != nil {
+		if err := pcrs.Extend(wordEvent(PCRKernelImage, w, pcrs.Banks())); err != nil {
 			return nil, err
+		}
+		if !p.OSSeparator || w != "enter-initrd" {
+			continue
+		}
+		for _, n := range []PCR{PCRKernelConfig, PCRSystemExtensions} {
+			if err := pcrs.Extend(wordEvent(n, OSSeparator, pcrs.Banks())); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return pcrs, nil

@@ -10,6 +10,7 @@ import (
 
 	"github.com/mkexec/mkexec/kexec"
 	"github.com/mkexec/mkexec/measure"
+	"github.com/mkexec/mkexec/measure/stub"
 	"github.com/mkexec/mkexec/policy"
 	"github.com/spf13/cobra"
 )
@@ -30,7 +31,8 @@ func newBoot(sys *system, out *bytes.Buffer) *cobra.Command {
 	fl := cmd.Flags()
 	fl.StringVar(&b.policy, "policy", defaultPolicy, "the policy `FILE`")
 	fl.BoolVar(&b.noPolicy, "no-policy", false, "boot without a policy")
-	fl.BoolVar(&b.noVerify, "no-verify", false, "boot although the signature of the image is not checked")
+	fl.BoolVar(&b.noVerify, "no-verify", false, "boot although the signatures of the image and its addons are not checked")
+	fl.BoolVar(&b.ignoreDTB, "ignore-dtb", false, "boot an image with a devicetree, which is then measured but not used")
 	fl.BoolVar(&b.now, "now", false, "jump at once, without shutting systemd's services down")
 	fl.BoolVar(&b.dryRun, "dry-run", false, "print every event in order and stop before anything changes")
 	cmd.MarkFlagsMutuallyExclusive("policy", "no-policy")
@@ -43,11 +45,11 @@ type booter struct {
 	sys *system
 	out *bytes.Buffer
 
-	policy   string
-	noPolicy bool
-	noVerify bool
-	now      bool
-	dryRun   bool
+	policy    string
+	noPolicy  bool
+	ignoreDTB bool
+	now       bool
+	dryRun    bool
 
 	loaded bool // the kernel has taken the image
 }
@@ -87,16 +89,25 @@ func (b *booter) tryBoot(args []string) error {
 	if err != nil {
 		return err
 	}
-	b.via, b.secureBoot = "kexec", "auto"
-	opts := kexec.Options{InitrdDigest: b.json}
-	if opts.Stub, err = b.stubOptions(b.sys); err != nil {
-		return err
+	b.via, b.secureBoot = string(stub.ViaKexec), "auto"
+	if b.from == "" {
+		b.from = "tpm"
 	}
-	m, err := b.open(args)
+	m, err := b.open(b.sys, args)
 	if err != nil {
 		return err
 	}
 	defer m.close()
+	var userspace *userspace
+	opts := kexec.Options{
+		Stub: m.opts, IgnoreDevicetree: b.ignoreDTB, InitrdDigest: b.json,
+		OSSeparator: func(boot *stub.Boot) (separator bool, err error) {
+			if userspace, err = b.findUserspace(boot); err != nil {
+				return false, err
+			}
+			return userspace.separator, nil
+		},
+	}
 	dev, err := b.openTPM()
 	if err != nil {
 		return err
@@ -107,15 +118,14 @@ func (b *booter) tryBoot(args []string) error {
 		return err
 	}
 	switch b.from {
-	case "", "tpm":
-		b.from = "tpm"
+	case "tpm":
 	case "zero":
 		opts.Base = measure.Zero(banks, measure.StubPCRs()...)
 	default:
 		return fmt.Errorf("--from=%.40s: unknown (known: zero tpm)", b.from)
 	}
 
-	bar := startProgress(b.sys.stderr, "copying and hashing", 2*m.size())
+	bar := startProgress(b.sys.stderr, "copying and hashing", 2*m.size)
 	opts.Progress = bar.add
 	plan, err := kexec.NewPlan(m.src, dev, b.sys.kernel, opts)
 	bar.finish()
@@ -126,7 +136,7 @@ func (b *booter) tryBoot(args []string) error {
 	if err := plan.Check(checker); err != nil {
 		return inFile(m.path, err)
 	}
-	if err := b.print(m, plan, phases); err != nil || b.dryRun {
+	if err := b.print(m, plan, userspace, phases); err != nil || b.dryRun {
 		return err
 	}
 	return b.jump(plan)
@@ -172,20 +182,10 @@ func (b *booter) banksOf(dev interface {
 	return active, checkActive(active, named)
 }
 
-// size returns the number of bytes of the image.
-func (m *image) size() (n int64) {
-	for _, f := range m.files {
-		if info, err := f.Stat(); err == nil {
-			n += info.Size()
-		}
-	}
-	return n
-}
-
 // print prints what is going to happen: to stdout for a dry run, and in short to
 // stderr otherwise.
-func (b *booter) print(m *image, plan *kexec.Plan, phases []measure.Phase) error {
-	p := &prediction{Prediction: plan.Prediction, boot: plan.Boot, bare: m.src.UKI == nil, path: m.path, base: b.from, phases: phases}
+func (b *booter) print(m *image, plan *kexec.Plan, userspace *userspace, phases []measure.Phase) error {
+	p := &prediction{Prediction: plan.Prediction, boot: plan.Boot, image: m, userspace: userspace, base: b.from, phases: phases}
 	if b.json {
 		var err error
 		if p.digest, err = plan.ImageDigest(); err != nil {

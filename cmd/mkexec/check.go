@@ -141,19 +141,19 @@ func (d *firstDifference) String() string {
 // compare predicts the reference as p was predicted and returns the first
 // event that differs, nil if none does.
 func (f *imageFlags) compare(sys *system, p *prediction, reference string) (*firstDifference, error) {
-	opts, err := f.stubOptions(sys)
-	if err != nil {
-		return nil, err
-	}
-	if p.bare { // its command line is a section, not one that is passed
-		opts.Cmdline, opts.Append = nil, ""
-	}
-	m := &image{path: reference}
+	m := &image{}
 	defer m.close()
-	if m.src.UKI, err = m.file(reference); err != nil {
+	if err := m.openUKI(reference); err != nil {
 		return nil, err
 	}
-	boot, err := m.load(opts)
+	var err error
+	if m.opts, err = f.options(sys, m); err != nil {
+		return nil, err
+	}
+	if p.image.uki == nil { // its command line is a section, not one that is passed
+		m.opts.Cmdline, m.opts.Append = nil, ""
+	}
+	boot, err := m.load()
 	if err != nil {
 		return nil, err
 	}

@@ -21,19 +21,23 @@ import (
 // started how, from which PCRs.
 type imageFlags struct {
 	cmd *cobra.Command
+	sidecarFlags
+	machineFlags
 
-	linux      string
-	initrds    []string
-	cmdline    string
-	append     string
-	profile    string
-	from       string
-	banks      []string
-	phases     []string
-	device     string
-	via        string
-	secureBoot string
-	json       bool
+	linux    string
+	initrds  []string
+	cmdline  string
+	append   string
+	profile  string
+	stub     string
+	systemd  string
+	from     string
+	banks    []string
+	phases   []string
+	device   string
+	via      string
+	noVerify bool
+	json     bool
 }
 
 func (f *imageFlags) add(cmd *cobra.Command) {
@@ -45,6 +49,10 @@ func (f *imageFlags) add(cmd *cobra.Command) {
 	fl.StringVar(&f.cmdline, "cmdline", "", "the kernel command line, `STR`, in place of the embedded one")
 	fl.StringVar(&f.append, "append", "", "`STR` to put behind the command line")
 	fl.StringVar(&f.profile, "profile", "", "the profile of the image, by number or ID: `N|ID` (default 0)")
+	f.sidecarFlags.add(fl)
+	f.machineFlags.add(fl)
+	fl.StringVar(&f.stub, "stub", "", "go by the rules of systemd-stub `VERSION`, whatever the image says")
+	fl.StringVar(&f.systemd, "systemd", "", "the `VERSION` of systemd in the initrd (default: looked up there)")
 	fl.StringVar(&f.from, "from", "", "the PCRs to start from, `BASE`: zero (a cold boot) or tpm (what the TPM holds)")
 	fl.StringArrayVar(&f.banks, "bank", nil, "a PCR `BANK`: sha1, sha256, sha384, sha512; may be given more than once")
 	fl.StringVar(&f.device, "tpm2-device", "", "the TPM, `DEVICE`: a path, swtpm:path=SOCKET, or auto (/dev/tpmrm0)")
@@ -55,18 +63,24 @@ func (f *imageFlags) addPhases(what string) {
 	f.cmd.Flags().StringArrayVar(&f.phases, "phase", nil, what)
 }
 
-// addVia is for the verbs that may look at a start that is not a kexec.
+// addVia is for the verbs that may look at a start that is not a kexec, or not
+// on this machine.
 func (f *imageFlags) addVia() {
 	fl := f.cmd.Flags()
 	fl.StringVar(&f.via, "via", string(stub.ViaKexec), "`WHO` starts the image: kexec, firmware or systemd-boot")
 	fl.StringVar(&f.secureBoot, "secure-boot", "auto", "whether Secure Boot is on, `WHETHER`: yes, no, or auto (as on this machine)")
+	fl.BoolVar(&f.noVerify, "no-verify", false, "under Secure Boot, take addons as trusted by the firmware")
 }
 
-// An image is the opened files of an image.
+// An image is the opened files of an image, and how it is started.
 type image struct {
 	path  string
+	entry *bootEntry // that it is of; nil if it was named
 	src   kexec.Source
-	files []*os.File
+	uki   *uki.File // nil for a bare kernel
+	opts  stub.Options
+	files []io.Closer
+	size  int64 // of all files, in bytes
 }
 
 func (m *image) close() {
@@ -86,6 +100,7 @@ func (m *image) file(path string) (measure.Content, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.size += info.Size()
 	return io.NewSectionReader(f, 0, info.Size()), nil
 }
 
@@ -106,103 +121,157 @@ func openRegular(path string) (*os.File, error) {
 	return f, nil
 }
 
-// open opens the image that the arguments and flags name.
-func (f *imageFlags) open(args []string) (_ *image, err error) {
+// open opens the image that the arguments and flags name, or that of the default
+// boot entry, and decides how it is started.
+func (f *imageFlags) open(sys *system, args []string) (_ *image, err error) {
 	m := &image{}
 	defer func() {
 		if err != nil {
 			m.close()
 		}
 	}()
-	usage := f.cmd.CommandPath() + " --help"
-	if f.linux == "" {
-		switch {
-		case len(args) != 1:
-			return nil, withHint(errors.New("no IMAGE, and no --linux=FILE either"), usage)
-		case len(f.initrds) > 0:
-			return nil, withHint(errors.New("--initrd goes with --linux; a UKI has its own"), usage)
-		}
-		m.path = args[0]
-		m.src.UKI, err = m.file(args[0])
-		return m, err
-	}
 	switch {
-	case len(args) != 0:
-		return nil, withHint(errors.New("either IMAGE or --linux, not both"), usage)
-	case !f.cmd.Flags().Changed("cmdline"):
-		return nil, withHint(errors.New("--linux wants --cmdline, which may be empty"), usage)
-	case f.profile != "":
-		return nil, withHint(errors.New("--profile is for UKIs, not for --linux"), usage)
+	case f.linux != "":
+		err = f.openLinux(m, args)
+	case len(f.initrds) > 0:
+		err = withHint(errors.New("--initrd goes with --linux; a UKI has its own"), f.usage())
+	case len(args) > 0:
+		err = m.openUKI(args[0])
+	default:
+		if err = f.openDefault(sys, m); err != nil {
+			err = fmt.Errorf("no IMAGE, and no --linux=FILE either; of the boot entries: %w", err)
+			if hintFor(err) == "" {
+				err = withHint(err, f.usage())
+			}
+		}
 	}
-	m.path = f.linux
-	if m.src.Linux, err = m.file(f.linux); err != nil {
+	if err != nil {
 		return nil, err
 	}
-	if m.src.Linux.Size() == 0 {
-		return nil, fmt.Errorf("%s: empty", f.linux)
+	m.opts, err = f.options(sys, m)
+	return m, err
+}
+
+// openUKI opens a UKI.
+func (m *image) openUKI(path string) (err error) {
+	m.path = path
+	if m.src.UKI, err = m.file(path); err != nil {
+		return err
+	}
+	m.uki, err = uki.Open(m.src.UKI, m.src.UKI.Size())
+	return inFile(path, err)
+}
+
+// openLinux opens a bare kernel and its initrds.
+func (f *imageFlags) openLinux(m *image, args []string) (err error) {
+	switch {
+	case len(args) != 0:
+		return withHint(errors.New("either IMAGE or --linux, not both"), f.usage())
+	case !f.cmd.Flags().Changed("cmdline"):
+		return withHint(errors.New("--linux wants --cmdline, which may be empty"), f.usage())
+	}
+	m.path = f.linux
+	if m.src.Linux, err = m.nonEmptyFile(f.linux); err != nil {
+		return err
 	}
 	for _, path := range f.initrds {
-		c, err := m.file(path)
+		c, err := m.nonEmptyFile(path)
 		if err != nil {
-			return nil, err
-		}
-		if c.Size() == 0 {
-			return nil, fmt.Errorf("%s: empty", path)
+			return err
 		}
 		m.src.Initrds = append(m.src.Initrds, c)
 	}
 	m.src.Cmdline = stub.Join(f.cmdline, f.append)
-	return m, nil
+	return f.onlyUKI()
 }
 
-// stubOptions says how the image is started. This machine is asked about
-// Secure Boot only if the answer matters.
-func (f *imageFlags) stubOptions(sys *system) (stub.Options, error) {
-	opts := stub.Options{Via: stub.Via(f.via), Profile: f.profile, Append: f.append}
+func (f *imageFlags) usage() string { return f.cmd.CommandPath() + " --help" }
+
+// onlyUKI refuses flags that mean something for a UKI only.
+func (f *imageFlags) onlyUKI() error {
+	for _, name := range append([]string{"profile", "stub"}, sidecarFlagNames...) {
+		if fl := f.cmd.Flags().Lookup(name); fl != nil && fl.Changed {
+			return withHint(fmt.Errorf("--%s is for UKIs, not for --linux", name), f.usage())
+		}
+	}
+	return nil
+}
+
+func (m *image) nonEmptyFile(path string) (measure.Content, error) {
+	c, err := m.file(path)
+	if err == nil && c.Size() == 0 {
+		err = fmt.Errorf("%s: empty", path)
+	}
+	return c, err
+}
+
+// options says how the image is started. This machine is asked only about what
+// matters for the answer.
+func (f *imageFlags) options(sys *system, m *image) (stub.Options, error) {
+	opts := stub.Options{Via: stub.Via(f.via), Profile: f.profile, Append: f.append, Version: f.stub}
 	if !slices.Contains(stub.Vias(), opts.Via) {
 		return opts, fmt.Errorf("--via=%.40s: unknown (known: %v)", f.via, stub.Vias())
 	}
-	if f.linux != "" && opts.Via != stub.ViaKexec {
-		return opts, errors.New("--via is for UKIs, not for --linux")
+	if m.entry != nil && f.profile == "" {
+		opts.Profile = m.entry.profile()
 	}
-	if !slices.Contains([]string{"yes", "no", "auto"}, f.secureBoot) {
-		return opts, fmt.Errorf("--secure-boot=%.40s: unknown (known: yes no auto)", f.secureBoot)
-	}
-	passed := f.cmd.Flags().Changed("cmdline")
-	if passed {
+	switch {
+	case f.cmd.Flags().Changed("cmdline"):
 		opts.Cmdline = &f.cmdline
+	case m.entry != nil && m.entry.Options != "":
+		opts.Cmdline = &m.entry.Options
 	}
-	if f.linux != "" || !passed && f.append == "" {
+	if m.uki == nil {
+		if m.entry == nil && opts.Via == stub.ViaSystemdBoot {
+			return opts, errors.New("--via=systemd-boot is for UKIs and boot entries, not for --linux")
+		}
 		return opts, nil
 	}
-	machine := kexec.ReadMachine(sys.root)
-	opts.ConfidentialVM = machine.ConfidentialVM == kexec.Yes
-	secureBoot := kexec.Tristate(f.secureBoot)
-	if secureBoot == "auto" {
-		secureBoot = machine.SecureBoot
+	version, err := stub.Rules(m.uki, f.stub)
+	if err != nil {
+		return opts, inFile(m.path, err)
 	}
-	switch secureBoot {
-	case kexec.Yes, kexec.No:
-		opts.SecureBoot = secureBoot == kexec.Yes
-	default:
-		return opts, withHint(fmt.Errorf("command line: whether Secure Boot is on, and an embedded one thus binding: %w", stub.ErrCannotTell),
-			"mount -t efivarfs efivarfs /sys/firmware/efi/efivars (predict and check also take --secure-boot=yes or no)")
+	mounted, err := f.find(sys, m, version.Major, &opts.Sidecars)
+	if err != nil {
+		return opts, err
 	}
-	return opts, nil
+	if f.noVerify {
+		opts.AcceptAddon = stub.AcceptAnyAddon
+	}
+	asks := opts.Cmdline != nil || f.append != "" || opts.Sidecars.HasAddons() && !f.noVerify
+	here := mounted || f.from == "tpm" || f.device != ""
+	return opts, f.settle(sys, here, asks, version.Major, &opts)
 }
 
 // load applies the stub's rules to the image.
-func (m *image) load(opts stub.Options) (*stub.Boot, error) {
-	if m.src.UKI == nil {
-		b, err := stub.Bare(m.src.Linux, m.src.Initrds, m.src.Cmdline)
+func (m *image) load() (*stub.Boot, error) {
+	if m.uki != nil {
+		b, err := stub.Load(m.uki, m.opts)
 		return b, inFile(m.path, err)
 	}
-	u, err := uki.Open(m.src.UKI, m.src.UKI.Size())
-	if err != nil {
-		return nil, inFile(m.path, err)
-	}
-	b, err := stub.Load(u, opts)
+	b, err := m.loadBare()
 	return b, inFile(m.path, err)
+}
+
+// loadBare does so for a bare kernel: what a kexec measures as a UKI, systemd-boot
+// measures by its load options only, and firmware not at all.
+func (m *image) loadBare() (*stub.Boot, error) {
+	switch m.opts.Via {
+	case stub.ViaKexec:
+		return stub.Bare(m.src.Linux, m.src.Initrds, m.src.Cmdline)
+	case stub.ViaSystemdBoot:
+		var initrds []stub.File
+		for i, c := range m.src.Initrds {
+			initrds = append(initrds, stub.File{Name: m.entry.InitrdValues[i], Content: c})
+		}
+		return stub.LinuxEntry(m.src.Linux, initrds, m.src.Cmdline)
+	}
+	b, err := stub.Bare(m.src.Linux, m.src.Initrds, m.src.Cmdline)
+	if err != nil {
+		return nil, err
+	}
+	b.Measurements = nil
+	return b, nil
 }
 
 func inFile(path string, err error) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 
 func newPredict(sys *system, out *bytes.Buffer) *cobra.Command {
 	var f imageFlags
+	var o output
 	cmd := &cobra.Command{
 		Use:   "predict [flags] IMAGE | --linux=FILE [--initrd=FILE]... --cmdline=STR",
 		Short: "Predict the events and the PCRs that starting an image leads to",
@@ -21,21 +23,18 @@ func newPredict(sys *system, out *bytes.Buffer) *cobra.Command {
 			"Nothing is changed; without --from=tpm no TPM is needed.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if err := o.prepare(&f); err != nil {
+				return err
+			}
 			p, err := f.predict(sys, args)
 			if err != nil {
 				return err
 			}
-			j, err := p.json()
-			if err != nil {
-				return err
-			}
-			if f.json {
-				return printJSON(out, j)
-			}
-			return p.print(out, j.Phases)
+			return o.write(sys, out, p)
 		},
 	}
 	f.add(cmd)
+	o.add(cmd)
 	f.addPhases("a phase `PATH` such as enter-initrd:leave-initrd (default: the four of systemd-measure)")
 	f.addVia()
 	return cmd
@@ -44,12 +43,12 @@ func newPredict(sys *system, out *bytes.Buffer) *cobra.Command {
 // A prediction is what predict found out, for printing.
 type prediction struct {
 	*measure.Prediction
-	boot   *stub.Boot
-	bare   bool
-	path   string
-	digest measure.Digest // SHA-256 of the file; only for JSON
-	base   string
-	phases []measure.Phase
+	boot      *stub.Boot
+	image     *image
+	userspace *userspace
+	digest    measure.Digest // SHA-256 of the file; only for JSON
+	base      string
+	phases    []measure.Phase
 }
 
 // predict predicts what the flags and arguments ask for.
@@ -58,16 +57,12 @@ func (f *imageFlags) predict(sys *system, args []string) (*prediction, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts, err := f.stubOptions(sys)
-	if err != nil {
-		return nil, err
-	}
-	m, err := f.open(args)
+	m, err := f.open(sys, args)
 	if err != nil {
 		return nil, err
 	}
 	defer m.close()
-	boot, err := m.load(opts)
+	boot, err := m.load()
 	if err != nil {
 		return nil, err
 	}
@@ -78,9 +73,10 @@ func (f *imageFlags) predict(sys *system, args []string) (*prediction, error) {
 	return f.predictFrom(sys, m, boot, base, phases)
 }
 
-// predictFrom hashes. For JSON the digest of the whole file is computed beside it.
+// predictFrom hashes. Beside it the initrd is searched for systemd and, for
+// JSON, the digest of the whole file is computed.
 func (f *imageFlags) predictFrom(sys *system, m *image, boot *stub.Boot, base measure.PCRs, phases []measure.Phase) (*prediction, error) {
-	p := &prediction{boot: boot, bare: m.src.UKI == nil, path: m.path, base: f.from, phases: phases}
+	p := &prediction{boot: boot, image: m, base: f.from, phases: phases}
 	var total int64
 	for _, c := range boot.Measurements {
 		total += c.Content.Size()
@@ -88,22 +84,26 @@ func (f *imageFlags) predictFrom(sys *system, m *image, boot *stub.Boot, base me
 	bar := startProgress(sys.stderr, "hashing", total)
 	defer bar.finish()
 
-	whole := make(chan error, 1)
-	if f.json {
-		go func() (err error) {
-			defer func() { whole <- err }()
+	beside := make(chan error, 2)
+	go func() {
+		var err error
+		p.userspace, err = f.findUserspace(boot)
+		beside <- err
+	}()
+	go func() {
+		var err error
+		if f.json {
 			p.digest, err = m.digest()
-			return err
-		}()
-	} else {
-		whole <- nil
-	}
+		}
+		beside <- err
+	}()
 	var err error
 	p.Prediction, err = measure.Predict(&boot.Image, measure.Options{Base: base, InitrdDigest: f.json, Progress: bar.add})
-	if wholeErr := <-whole; err == nil {
-		err = wholeErr
+	if err = cmp.Or(err, <-beside, <-beside); err != nil {
+		return nil, inFile(m.path, err)
 	}
-	return p, inFile(m.path, err)
+	p.OSSeparator = p.userspace.separator
+	return p, nil
 }
 
 // digest returns the SHA-256 of the UKI or of the bare kernel.
@@ -118,17 +118,22 @@ func (m *image) digest() (measure.Digest, error) {
 
 // predictionJSON is the output of predict --json, version 1. Scripts rely on it.
 type predictionJSON struct {
-	Version int             `json:"version"`
-	Image   imageJSON       `json:"image"`
-	Base    string          `json:"base"`
-	Cmdline string          `json:"cmdline"`
-	Initrd  initrdJSON      `json:"initrd"`
+	Version int        `json:"version"`
+	Image   imageJSON  `json:"image"`
+	Base    string     `json:"base"`
+	Cmdline string     `json:"cmdline"`
+	Initrd  initrdJSON `json:"initrd"`
+	// Systemd is that of the initrd.
+	Systemd *userspaceJSON `json:"systemd,omitempty"`
+	// Ignored says which files beside the image are not used, and why.
+	Ignored []string        `json:"ignored,omitempty"`
 	Events  []measure.Event `json:"events"`
 	Phases  []phaseJSON     `json:"phases"`
 }
 
 type imageJSON struct {
 	Path    string         `json:"path"`
+	Entry   string         `json:"entry,omitempty"` // the boot entry that was taken
 	SHA256  measure.Digest `json:"sha256"`
 	Stub    string         `json:"stub"`
 	Profile string         `json:"profile"`
@@ -145,7 +150,7 @@ type phaseJSON struct {
 }
 
 func (p *prediction) imageJSON() imageJSON {
-	return imageJSON{p.path, p.digest, p.boot.Stub.Version, strconv.Itoa(p.boot.Profile)}
+	return imageJSON{p.image.path, p.image.entryID(), p.digest, p.boot.Stub.Version, strconv.Itoa(p.boot.Profile)}
 }
 
 func (p *prediction) json() (predictionJSON, error) {
@@ -155,6 +160,8 @@ func (p *prediction) json() (predictionJSON, error) {
 		Base:    p.base,
 		Cmdline: p.boot.Cmdline,
 		Initrd:  initrdJSON{p.boot.InitrdSize(), p.InitrdDigest},
+		Systemd: p.userspace.json(),
+		Ignored: p.boot.Ignored,
 		Events:  p.Events,
 	}
 	if j.Initrd.Size == 0 {
@@ -175,13 +182,23 @@ func (p *prediction) json() (predictionJSON, error) {
 
 // print prints the prediction for a person.
 func (p *prediction) print(w io.Writer, phases []phaseJSON) error {
-	if p.bare {
-		fmt.Fprintf(w, "image    %s, measured as systemd-stub %s would\n", p.path, p.boot.Stub.Version)
-	} else {
-		fmt.Fprintf(w, "image    %s, %s, profile %d\n", p.path, p.boot.Stub, p.boot.Profile)
+	if p.image.entry != nil {
+		fmt.Fprintf(w, "entry    %s, the default\n", p.image.entryID())
+	}
+	switch {
+	case p.image.uki != nil:
+		fmt.Fprintf(w, "image    %s, %s, profile %d\n", p.image.path, p.boot.Stub, p.boot.Profile)
+	case p.image.opts.Via == stub.ViaKexec:
+		fmt.Fprintf(w, "image    %s, measured as systemd-stub %s would\n", p.image.path, p.boot.Stub.Version)
+	default:
+		fmt.Fprintf(w, "image    %s, started by %s without systemd-stub\n", p.image.path, p.image.opts.Via)
 	}
 	fmt.Fprintf(w, "cmdline  %q\n", p.boot.Cmdline)
 	fmt.Fprintf(w, "initrd   %d bytes\n", p.boot.InitrdSize())
+	fmt.Fprintf(w, "systemd  %s\n", p.userspace)
+	for _, ignored := range p.boot.Ignored {
+		fmt.Fprintf(w, "ignored  %s\n", ignored)
+	}
 	fmt.Fprintf(w, "base     %s\n\n", p.base)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for i, ev := range p.Events {

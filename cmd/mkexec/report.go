@@ -59,6 +59,12 @@ func hintFor(err error) string {
 		return "to predict from what the TPM holds now: mkexec predict --from=tpm IMAGE"
 	case errors.Is(err, tpm.ErrNoTPM):
 		return "to predict a cold boot without a TPM: mkexec predict --from=zero IMAGE"
+	case errors.Is(err, kexec.ErrDevicetree):
+		return "to boot it all the same: mkexec boot --ignore-dtb …"
+	case errors.Is(err, stub.ErrUnknownVersion):
+		return "to go by the rules of a version that is known: --stub=VERSION"
+	case errors.Is(err, stub.ErrUntrusted):
+		return "to take addons as trusted: --no-verify; to leave them out: --no-sidecars"
 	case errors.Is(err, stub.ErrCmdlineRefused):
 		return "to use the command line in the image leave out --cmdline and --append"
 	}

@@ -94,12 +94,17 @@ func runScripts(t *testing.T, dir string, sw *tpmtest.SWTPM) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	hwids, err := filepath.Abs("../../measure/hwid/testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 dir,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("GOLDEN", golden)
+			e.Setenv("HWID", hwids)
 			e.Setenv("KERNEL", e.WorkDir)
 			e.Setenv("MACHINE", filepath.Join(e.WorkDir, "machine"))
 			if sw != nil {

@@ -103,6 +103,7 @@ func (m *vmImages) run(t *testing.T, c vm.Config) map[string]string {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, r.Serial)
 	}
+	t.Logf("took %v", r.Took)
 	sections := map[string]string{}
 	for _, s := range vm.Sections(r.Serial) {
 		if _, twice := sections[s.Name]; twice {

@@ -3,6 +3,7 @@ package stub
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/mkexec/mkexec/measure"
 	"github.com/mkexec/mkexec/measure/uki"
@@ -40,6 +41,39 @@ func Bare(linux measure.Content, initrds []measure.Content, cmdline string) (*Bo
 		b.measureSection(".initrd", concat(b.Initrd))
 	}
 	return b, nil
+}
+
+// LinuxEntry returns what systemd-boot does with a boot entry for a kernel that
+// has no stub around it (Boot Loader Specification, type 1, key linux): it
+// measures the load options that it makes, which name the initrds too, and
+// nothing else. The names of the initrds are those in the entry (systemd 257, src/boot/boot.c, initrd_prepare, image_start).
+func LinuxEntry(linux measure.Content, initrds []File, options string) (*Boot, error) {
+	var contents []measure.Content
+	cmdline := ""
+	for _, f := range initrds {
+		contents = append(contents, f.Content)
+		cmdline = Join(cmdline, "initrd="+efiPath(f.Name))
+	}
+	b, err := Bare(linux, contents, Join(cmdline, options))
+	if err != nil {
+		return nil, err
+	}
+	b.Measurements = nil
+	b.Initrd = contents // one directly behind the other
+	if units := toUTF16(Join(cmdline, options)); len(units) > 0 {
+		b.measureText(loadOptions, units)
+	}
+	return b, nil
+}
+
+// efiPath spells a path as systemd-boot does: with backslashes, and one where
+// there are several (systemd 262, src/boot/util.c, convert_efi_path).
+func efiPath(path string) string {
+	path = strings.ReplaceAll(path, "/", `\`)
+	for strings.Contains(path, `\\`) {
+		path = strings.ReplaceAll(path, `\\`, `\`)
+	}
+	return path
 }
 
 // concat returns contents, one directly behind the other, as one.

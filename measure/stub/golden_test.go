@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-attestation/attest"
@@ -31,6 +33,38 @@ var started = map[string]stub.Options{
 	"profiles_3":          {Via: stub.ViaSystemdBoot, Profile: "3"},
 	"profiles_1_override": {Via: stub.ViaSystemdBoot, Profile: "1", Cmdline: new("console=ttyS0 quiet panic=-1 over=ride")},
 	"override_sdboot":     {Via: stub.ViaSystemdBoot, Cmdline: new("console=ttyS0 quiet panic=-1 from=sdboot")},
+	"addons":              {Via: stub.ViaFirmware},
+	"sidecars":            {Via: stub.ViaFirmware},
+	"sidecars_252":        {Via: stub.ViaFirmware},
+	"smbios":              {Via: stub.ViaFirmware, SMBIOSCmdline: "smb=1 extra=ok"},
+}
+
+// sidecarsOf reads the files beside a golden image.
+func sidecarsOf(t *testing.T, name string) stub.Sidecars {
+	t.Helper()
+	dir := filepath.Join("testdata", "golden", name)
+	return stub.Sidecars{
+		Image:       filesIn(t, filepath.Join(dir, "extra.d")),
+		Addons:      filesIn(t, filepath.Join(dir, stub.AddonsDir)),
+		Credentials: filesIn(t, filepath.Join(dir, stub.CredentialsDir)),
+		Extensions:  filesIn(t, filepath.Join(dir, stub.ExtensionsDir)),
+	}
+}
+
+func filesIn(t *testing.T, dir string) (files []stub.File) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	for _, e := range slices.Backward(entries) { // the order must not matter
+		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, stub.File{Name: e.Name(), Content: measure.Bytes(b)})
+	}
+	return files
 }
 
 type golden struct {
@@ -83,6 +117,7 @@ func TestGolden(t *testing.T) {
 	for name, opts := range started {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			opts.Sidecars = sidecarsOf(t, name)
 			image, want := readGolden(t, name)
 			got, err := predict(image, opts)
 			if err != nil {
@@ -125,6 +160,7 @@ func TestGoldenEventLog(t *testing.T) {
 	for name, opts := range started {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			opts.Sidecars = sidecarsOf(t, name)
 			image, _ := readGolden(t, name)
 			p, err := predict(image, opts)
 			if err != nil {
@@ -163,6 +199,7 @@ func TestGoldenTampered(t *testing.T) {
 	for name, opts := range started {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			opts.Sidecars = sidecarsOf(t, name)
 			image, want := readGolden(t, name)
 			f, err := uki.Open(bytes.NewReader(image), int64(len(image)))
 			if err != nil {

@@ -1,6 +1,10 @@
 package stub
 
-import "github.com/mkexec/mkexec/measure"
+import (
+	"slices"
+
+	"github.com/mkexec/mkexec/measure"
+)
 
 // extraFiles are the sections that the stub hands to the initrd as files in
 // /.extra, each in an archive of its own, in order (systemd 262,
@@ -15,26 +19,37 @@ var extraFiles = []struct {
 	{".profile", "profile", 257},
 }
 
-// initrd returns the pieces of the initrd that the stub composes: microcode,
-// initrd, the files of /.extra. Where it consists of more than one, each is
-// padded with zero bytes to a multiple of 4; a single one is handed on as it is
-// (systemd 262, src/boot/initrd.c, combine_initrds).
-func initrd(sel selection, major int) []measure.Content {
+// composeInitrd returns the pieces of the initrd that the stub composes, and
+// measures those of addons: microcode, of which the kernel takes the first, so
+// that of the last addon first; then initrd, archives of sidecars, the files of
+// /.extra, initrds of addons (systemd 262, src/boot/stub.c, run).
+func (b *Boot) composeInitrd(sel selection, archives [][]measure.Content, a *addons) []measure.Content {
 	var parts [][]measure.Content
+	for _, p := range slices.Backward(a.ucode) {
+		b.measurePart(tagUcodeAddon, "microcode", p)
+		parts = append(parts, []measure.Content{p})
+	}
 	for _, name := range []string{".ucode", ".initrd"} {
 		if s := sel[name]; s != nil {
 			parts = append(parts, []measure.Content{s})
 		}
 	}
+	parts = append(parts, archives...)
 	for _, x := range extraFiles {
-		if s := sel[x.section]; s != nil && x.since <= major {
+		if s := sel[x.section]; s != nil && x.since <= b.Stub.Major {
 			parts = append(parts, cpio(".extra", 0o555, 0o444, cpioFile{x.name, s}))
 		}
+	}
+	for _, p := range a.initrds {
+		b.measurePart(tagInitrdAddon, "initrd", p)
+		parts = append(parts, []measure.Content{p})
 	}
 	return join(parts)
 }
 
-// join puts initrds behind each other as the stub and ukify do.
+// join puts initrds behind each other. Where there is more than one, each is
+// padded with zero bytes to a multiple of 4; a single one is handed on as it is
+// (systemd 262, src/boot/initrd.c, combine_initrds; ukify does the same).
 func join(parts [][]measure.Content) []measure.Content {
 	if len(parts) == 1 {
 		return parts[0]

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/mkexec/mkexec/measure/hwid"
 	"github.com/mkexec/mkexec/measure/uki"
 )
 
@@ -16,14 +17,16 @@ const (
 	NewestVersion = 262
 )
 
-// canonicalOrder is the sections that systemd-stub knows, in the order in which
-// it measures them, with the version that knew them first (systemd 262,
-// src/fundamental/uki.h; older versions by their own uki.h). New sections were
-// only ever put between or behind old ones.
-var canonicalOrder = []struct {
+// A section is a name that the stub knows, and the version that knew it first.
+type section struct {
 	name  string
 	since int
-}{
+}
+
+// canonicalOrder is the sections that systemd-stub knows, in the order in which
+// it measures them (systemd 262, src/fundamental/uki.h; older versions by their own uki.h). New sections were
+// only ever put between or behind old ones.
+var canonicalOrder = []section{
 	{".linux", 252},
 	{".osrel", 252},
 	{".cmdline", 252},
@@ -61,33 +64,19 @@ func knownSections(major int) []string {
 type selection map[string]*uki.Section
 
 // selectSections finds the sections as the stub of that version does: until 256
-// by a prefix of the header's name, and the last one counts; from 257 on by the
-// whole name, and the first one in the base or in the profile counts, the
-// profile's before the base's (systemd 262, src/boot/pe.c,
+// by a prefix of the header's name, and the last one in the file counts; from
+// 257 on by the whole name, and the first one in each of the ranges counts, that
+// of a later range before that of an earlier one (systemd 262, src/boot/pe.c,
 // pe_locate_sections_internal; 256, src/boot/efi/pe.c).
-func selectSections(f *uki.File, major int, profile []*uki.Section, base []*uki.Section) (selection, error) {
+func selectSections(f *uki.File, major int, ranges [][]*uki.Section, machine *hwid.Machine) (selection, error) {
 	sel := selection{}
 	for _, name := range knownSections(major) {
 		var found *uki.Section
+		var err error
 		if major < 257 {
-			for _, s := range f.Sections {
-				if strings.HasPrefix(s.Name, name) {
-					found = s
-				}
-			}
-		} else {
-			matches := func(s *uki.Section) bool { return s.Name == name }
-			for _, r := range [][]*uki.Section{base, profile} {
-				if name == ".dtbauto" || name == ".efifw" { // the first one that the hardware is for counts
-					if slices.ContainsFunc(r, func(s *uki.Section) bool { return matches(s) && s.Size() > 0 }) {
-						return nil, fmt.Errorf("section %s: whether it is used depends on the hardware: %w", name, ErrCannotTell)
-					}
-					continue
-				}
-				if i := slices.IndexFunc(r, matches); i >= 0 {
-					found = r[i]
-				}
-			}
+			found = lastWithPrefix(f.Sections, name)
+		} else if found, err = firstNamed(name, ranges, machine, major); err != nil {
+			return nil, err
 		}
 		if found == nil || found.Size() == 0 {
 			continue
@@ -97,10 +86,33 @@ func selectSections(f *uki.File, major int, profile []*uki.Section, base []*uki.
 		}
 		sel[name] = found
 	}
-	if sel[".linux"] == nil {
-		return nil, fmt.Errorf("no .linux section: not a UKI")
-	}
 	return sel, nil
+}
+
+func lastWithPrefix(sections []*uki.Section, name string) (found *uki.Section) {
+	for _, s := range sections {
+		if strings.HasPrefix(s.Name, name) {
+			found = s
+		}
+	}
+	return found
+}
+
+func firstNamed(name string, ranges [][]*uki.Section, machine *hwid.Machine, major int) (found *uki.Section, err error) {
+	for _, sections := range ranges {
+		if name == ".dtbauto" || name == ".efifw" {
+			s, err := selectForHardware(name, sections, machine, major)
+			if err != nil {
+				return nil, err
+			}
+			if s != nil {
+				found = s
+			}
+		} else if i := slices.IndexFunc(sections, func(s *uki.Section) bool { return s.Name == name }); i >= 0 {
+			found = sections[i]
+		}
+	}
+	return found, nil
 }
 
 // findProfile returns the number and the sections of the profile that name

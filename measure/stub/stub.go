@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/mkexec/mkexec/measure"
+	"github.com/mkexec/mkexec/measure/hwid"
 	"github.com/mkexec/mkexec/measure/uki"
 )
 
@@ -46,6 +47,21 @@ type Options struct {
 	// ConfidentialVM tells whether the image runs in a confidential VM: no
 	// command line is then accepted from outside (254.2 and newer).
 	ConfidentialVM bool
+
+	// Sidecars are the files beside the image.
+	Sidecars Sidecars
+	// AcceptAddon tells whether the firmware loads an addon. If it is nil, every
+	// addon is loaded, but under Secure Boot the answer is ErrCannotTell.
+	AcceptAddon func(name string, f *uki.File) (bool, error)
+	// SMBIOSCmdline is the machine's SMBIOS OEM string
+	// io.systemd.stub.kernel-cmdline-extra=, "" for none.
+	SMBIOSCmdline string
+	// Hardware is the machine that .dtbauto and .efifw are selected for; nil if
+	// it is not known.
+	Hardware *hwid.Machine
+	// Version is the version of systemd-stub whose rules apply, in place of the
+	// one that the image names; "" for that one.
+	Version string
 }
 
 // A Boot is what the stub does with an image.
@@ -55,12 +71,25 @@ type Boot struct {
 	Stub uki.Stub
 	// Profile is the number of the profile.
 	Profile int
+	// Devicetrees names the devicetrees that the stub would install, in order.
+	Devicetrees []string
+	// Ignored says which addons are not used, and why.
+	Ignored []string
+
+	cmdline []uint16 // the kernel's, as far as it is settled
 }
 
 // ErrCmdlineRefused is wrapped in the error when the command line of an image
 // cannot be replaced. A stub that is started by firmware ignores the passed
 // command line then; mkexec does not, because who passed it meant it.
 var ErrCmdlineRefused = errors.New("the embedded command line cannot be replaced")
+
+// loadOptions describes the event of systemd-boot.
+const loadOptions = "load options of systemd-boot"
+
+// ErrUnknownVersion is wrapped in the error for an image whose stub is of a
+// version whose rules are not known.
+var ErrUnknownVersion = errors.New("its rules are not known")
 
 // tagProfile is the tag of the event that measures the profile number
 // (systemd 262, src/boot/measure.h, UKI_PROFILE_EVENT_TAG_ID).
@@ -71,15 +100,9 @@ func Load(f *uki.File, opts Options) (*Boot, error) {
 	if !slices.Contains(Vias(), opts.Via) {
 		return nil, fmt.Errorf("via %.40q: unknown (known: %v)", opts.Via, Vias())
 	}
-	version, err := f.Stub()
+	version, err := Rules(f, opts.Version)
 	if err != nil {
 		return nil, err
-	}
-	if version.Kind != uki.StubKindStub {
-		return nil, fmt.Errorf("not a UKI: the file holds %s", version)
-	}
-	if version.Major < oldestVersion || version.Major > NewestVersion {
-		return nil, fmt.Errorf("%s: its rules are not known (known: %d to %d)", version, oldestVersion, NewestVersion)
 	}
 	base, profiles, err := f.Profiles()
 	if err != nil {
@@ -103,7 +126,7 @@ func Load(f *uki.File, opts Options) (*Boot, error) {
 		options = Join(fmt.Sprintf("@%d", b.Profile), text)
 	}
 	if opts.Via == ViaSystemdBoot && options != "" {
-		b.measureText("load options of systemd-boot", toUTF16(options))
+		b.measureText(loadOptions, toUTF16(options))
 	}
 	if opts.Via != ViaKexec {
 		garbage, err := isGarbage(toUTF16(options), version)
@@ -120,23 +143,80 @@ func Load(f *uki.File, opts Options) (*Boot, error) {
 		return nil, fmt.Errorf("command line: empty: it would not replace the embedded one")
 	}
 
-	sel, err := selectSections(f, version.Major, profile, base)
+	sel, err := selectSections(f, version.Major, [][]*uki.Section{base, profile}, opts.Hardware)
 	if err != nil {
 		return nil, err
 	}
+	if sel[".linux"] == nil {
+		return nil, errors.New("no .linux section: not a UKI")
+	}
+	if b.Kernel, err = kernel(sel[".linux"]); err != nil {
+		return nil, err
+	}
+	if err := b.run(f, sel, passed, opts); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// run does what the stub does after it has found its sections, in the stub's
+// order (systemd 262, src/boot/stub.c, run).
+func (b *Boot) run(f *uki.File, sel selection, passed []uint16, opts Options) error {
 	if b.Profile != 0 {
 		n := utf16z(toUTF16(fmt.Sprint(b.Profile)))
 		b.measureTag(tagProfile, n, fmt.Sprintf("profile %d", b.Profile), measure.Bytes(n))
 	}
-	b.measureSections(sel, version.Major)
+	b.measureSections(sel)
 	if err := b.decideCmdline(sel, passed, opts); err != nil {
-		return nil, err
+		return err
 	}
-	b.Initrd = initrd(sel, version.Major)
-	if b.Kernel, err = kernel(sel[".linux"]); err != nil {
-		return nil, err
+	addons, err := b.addAddons(f, sel, opts)
+	if err != nil {
+		return err
 	}
-	return b, nil
+	if err := b.addSMBIOS(opts); err != nil {
+		return err
+	}
+	b.Cmdline = toUTF8(b.cmdline)
+
+	b.noteDevicetrees(sel, addons)
+	if b.Stub.Major >= 257 {
+		b.measureDevicetrees(addons)
+	}
+	archives, err := b.addArchives(&opts.Sidecars)
+	if err != nil {
+		return err
+	}
+	if b.Stub.Major < 257 {
+		b.measureDevicetrees(addons)
+	}
+	b.Initrd = b.composeInitrd(sel, archives, addons)
+	return nil
+}
+
+// Rules returns the stub whose rules apply to an image: the one that it names,
+// or that of a version that is insisted on ("" for none). A version whose rules
+// are not known is an error, and so is code that does not fit its version.
+func Rules(f *uki.File, version string) (v uki.Stub, err error) {
+	if version != "" {
+		if v, err = uki.ParseStub(version); err != nil {
+			return v, err
+		}
+	} else {
+		if v, err = f.Stub(); err != nil {
+			return v, err
+		}
+		if v.Kind != uki.StubKindStub {
+			return v, fmt.Errorf("not a UKI: the file holds %s", v)
+		}
+	}
+	if v.Major < oldestVersion || v.Major > NewestVersion {
+		return v, fmt.Errorf("%s: %w (known: %d to %d)", v, ErrUnknownVersion, oldestVersion, NewestVersion)
+	}
+	if version == "" {
+		err = checkFeatures(f, v)
+	}
+	return v, err
 }
 
 // passedText returns the command line that is passed to the stub, "" if none is.
@@ -145,7 +225,7 @@ func passedText(f *uki.File, v uki.Stub, opts Options, base, profile []*uki.Sect
 	if opts.Cmdline != nil {
 		text = *opts.Cmdline
 	} else if opts.Append != "" {
-		sel, err := selectSections(f, v.Major, profile, base)
+		sel, err := selectSections(f, v.Major, [][]*uki.Section{base, profile}, opts.Hardware)
 		if err != nil {
 			return "", err
 		}
@@ -203,7 +283,7 @@ func (b *Boot) decideCmdline(sel selection, passed []uint16, opts Options) error
 		v := b.Stub
 		sealed := opts.ConfidentialVM && (v.Major > 254 || v.Major == 254 && v.Minor >= 2)
 		if !opts.SecureBoot || sel[".cmdline"] == nil && !sealed {
-			b.Cmdline = toUTF8(passed)
+			b.cmdline = passed
 			b.measureText("command line", passed)
 			return nil
 		}
@@ -211,15 +291,15 @@ func (b *Boot) decideCmdline(sel selection, passed []uint16, opts Options) error
 			return fmt.Errorf("command line %.80q: under Secure Boot %w", toUTF8(passed), ErrCmdlineRefused)
 		}
 	}
-	embedded, err := embeddedCmdline(sel, b.Stub)
-	b.Cmdline = toUTF8(embedded)
+	var err error
+	b.cmdline, err = embeddedCmdline(sel, b.Stub)
 	return err
 }
 
 // measureSections measures the sections into PCR 11: the name with a NUL, then
 // the contents, in canonical order (systemd 262, src/boot/stub.c, measure_sections).
-func (b *Boot) measureSections(sel selection, major int) {
-	for _, name := range knownSections(major) {
+func (b *Boot) measureSections(sel selection) {
+	for _, name := range knownSections(b.Stub.Major) {
 		s := sel[name]
 		if s == nil || name == ".pcrsig" {
 			continue

@@ -86,6 +86,9 @@ func stubFromSBAT(text string) (Stub, error) {
 	return Stub{}, fmt.Errorf("not systemd-stub: no .sdmagic section, and no systemd-stub line in .sbat")
 }
 
+// ParseStub parses the version of a systemd-stub, such as "257.13-1~deb13u1" or "262".
+func ParseStub(version string) (Stub, error) { return parseVersion(StubKindStub, version) }
+
 // parseVersion splits a package version: "v258-rc1-12-gabcdef", "259~rc1", "262.1-1".
 func parseVersion(kind StubKind, version string) (Stub, error) {
 	major, rest := leadingNumber(strings.TrimPrefix(version, "v"))

@@ -23,10 +23,13 @@ type Assets struct {
 	Release  string // its release, as uname -r prints it
 	Efivarfs string // its module for EFI variables
 	Busybox  string // a static one
-	Stub252  string // systemd-stub of Debian bookworm
-	Stub257  string // systemd-stub of Debian trixie
 	Code     string // OVMF
 	Vars     string // OVMF's empty variable store
+
+	// Of systemd in Debian bookworm (252) and trixie (257).
+	Stub252, Stub257 string // systemd-stub
+	Addon257         string // the stub of addons, which 252 does not know
+	Boot252, Boot257 string // systemd-boot
 }
 
 // Find returns the assets in dir. It fails unless all of them and the programs to run them are there.
@@ -42,12 +45,15 @@ func Find(dir string) (*Assets, error) {
 		Kernel:   filepath.Join(dir, "vmlinuz"),
 		Efivarfs: filepath.Join(dir, "efivarfs.ko"),
 		Busybox:  filepath.Join(dir, "busybox"),
-		Stub252:  filepath.Join(dir, "stub-252.efi"),
-		Stub257:  filepath.Join(dir, "stub-257.efi"),
 		Code:     filepath.Join(dir, "OVMF_CODE.fd"),
 		Vars:     filepath.Join(dir, "OVMF_VARS.fd"),
+		Stub252:  filepath.Join(dir, "stub-252.efi"),
+		Stub257:  filepath.Join(dir, "stub-257.efi"),
+		Addon257: filepath.Join(dir, "addon-257.efi"),
+		Boot252:  filepath.Join(dir, "sdboot-252.efi"),
+		Boot257:  filepath.Join(dir, "sdboot-257.efi"),
 	}
-	for _, f := range []string{a.Kernel, a.Efivarfs, a.Busybox, a.Stub252, a.Stub257, a.Code, a.Vars} {
+	for _, f := range []string{a.Kernel, a.Efivarfs, a.Busybox, a.Code, a.Vars, a.Stub252, a.Stub257, a.Addon257, a.Boot252, a.Boot257} {
 		if _, err := os.Stat(f); err != nil {
 			return missing(f)
 		}

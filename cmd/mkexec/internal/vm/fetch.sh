@@ -3,8 +3,9 @@
 # with sudo. What is there already is not fetched again.
 #
 #   installed   qemu-system-x86, swtpm
-#   DIR/        vmlinuz (and version, its release), efivarfs.ko, busybox (static),
-#               OVMF_CODE.fd, OVMF_VARS.fd, stub-252.efi, stub-257.efi (systemd-stub of bookworm and trixie)
+#   DIR/        vmlinuz (and version, its release), efivarfs.ko, busybox (static), OVMF_CODE.fd, OVMF_VARS.fd,
+#               of systemd 252 (bookworm) and 257 (trixie) stub-252.efi, stub-257.efi (systemd-stub), addon-257.efi
+#               (the stub of addons, which 252 does not know), sdboot-252.efi, sdboot-257.efi (systemd-boot)
 #
 # The files of DIR come from fixed Debian suites whatever the host runs, so that a VM is the same everywhere.
 set -eu
@@ -97,12 +98,14 @@ put() {
 	mv "$tmp/new" "$dir/$2"
 }
 
-for stub in bookworm:252 trixie:257; do
-	suite=${stub%:*}
-	name=stub-${stub#*:}.efi
+for file in bookworm:stub-252:linuxx64.efi.stub bookworm:sdboot-252:systemd-bootx64.efi \
+	trixie:stub-257:linuxx64.efi.stub trixie:sdboot-257:systemd-bootx64.efi trixie:addon-257:addonx64.efi.stub; do
+	suite=${file%%:*}
+	name=${file#*:}
+	name=${name%:*}.efi
 	[ -e "$dir/$name" ] && continue
-	unpack "$suite" systemd-boot-efi
-	put "$tmp/$suite-systemd-boot-efi/usr/lib/systemd/boot/efi/linuxx64.efi.stub" "$name"
+	[ -d "$tmp/$suite-systemd-boot-efi" ] || unpack "$suite" systemd-boot-efi
+	put "$tmp/$suite-systemd-boot-efi/usr/lib/systemd/boot/efi/${file##*:}" "$name"
 done
 
 if [ ! -e "$dir/busybox" ]; then

@@ -19,6 +19,8 @@ type ImageConfig struct {
 	Script string
 	// Files are more files in the initrd.
 	Files map[string]File
+	// Ucode, if any, is microcode: an initrd to put before the other.
+	Ucode []byte
 }
 
 // Image builds a UKI that has a file for each name that the stub can put into
@@ -41,16 +43,21 @@ func (a *Assets) Image(c ImageConfig) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ukitest.Build(stub,
-		ukitest.Section{Name: ".osrel", Data: fmt.Appendf(nil, "ID=%s\nPRETTY_NAME=\"mkexec %s\"\n", c.Name, c.Name)},
-		ukitest.Section{Name: ".cmdline", Data: []byte(c.Cmdline)},
-		ukitest.Section{Name: ".uname", Data: []byte(a.Release)},
-		ukitest.Section{Name: ".pcrsig", Data: []byte(`{"sha256":[]}`)},
-		ukitest.Section{Name: ".pcrpkey", Data: []byte("-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----\n")},
-		ukitest.Section{Name: ".linux", Data: linux},
-		ukitest.Section{Name: ".initrd", Data: initrd},
+	sections := []ukitest.Section{
+		{Name: ".osrel", Data: fmt.Appendf(nil, "ID=%s\nPRETTY_NAME=\"mkexec %s\"\n", c.Name, c.Name)},
+		{Name: ".cmdline", Data: []byte(c.Cmdline)},
+		{Name: ".uname", Data: []byte(a.Release)},
+		{Name: ".pcrsig", Data: []byte(`{"sha256":[]}`)},
+		{Name: ".pcrpkey", Data: []byte("-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----\n")},
+		{Name: ".linux", Data: linux},
+		{Name: ".initrd", Data: initrd},
+	}
+	if c.Ucode != nil {
+		sections = append(sections, ukitest.Section{Name: ".ucode", Data: c.Ucode})
+	}
+	return ukitest.Build(stub, append(sections,
 		ukitest.Section{Name: ".profile", Data: []byte("ID=main\nTITLE=\"The main one\"\n")},
 		ukitest.Section{Name: ".profile", Data: []byte("ID=debug\nTITLE=Debug\n")},
 		ukitest.Section{Name: ".cmdline", Data: []byte(c.Cmdline + " debug=1")},
-	)
+	)...)
 }

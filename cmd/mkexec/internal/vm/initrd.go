@@ -30,11 +30,11 @@ func (a *Assets) Initrd(files map[string]File) ([]byte, error) {
 	}
 	all := map[string]File{"/bin/busybox": {busybox, 0o755}, "/efivarfs.ko": {module, 0o644}}
 	maps.Copy(all, files)
-	return cpio(all), nil
+	return Archive(all), nil
 }
 
-// cpio writes the files and the directories that hold them as a cpio archive of the kind newc.
-func cpio(files map[string]File) []byte {
+// Archive returns the files and the directories that hold them as a cpio archive of the kind newc, an initrd.
+func Archive(files map[string]File) []byte {
 	const directory, regular = 0o040000, 0o100000
 	var b bytes.Buffer
 	inode := 0

@@ -138,9 +138,10 @@ func (a *Assets) arguments(c Config, dir string) ([]string, error) {
 				return nil, err
 			}
 		}
-		// QEMU makes a FAT file system of the directory. Writing to such a one loses data, so it is read-only.
+		// QEMU makes a FAT file system of the directory. Writing to such a one loses data, so what is written, such
+		// as the boot counters of systemd-boot, goes to a snapshot.
 		args = append(args,
-			"-drive", "if=none,id=esp,format=raw,readonly=on,file=fat:"+esp,
+			"-drive", "if=none,id=esp,format=raw,snapshot=on,file=fat:"+esp,
 			"-device", "virtio-blk-pci,drive=esp,bootindex=1")
 	}
 	return append(args, c.Args...), nil

@@ -223,9 +223,9 @@ func TestRequire(t *testing.T) {
 	}
 }
 
-func TestCPIO(t *testing.T) {
+func TestArchive(t *testing.T) {
 	files := map[string]File{"/init": {[]byte("abc"), 0o755}, "/a/b/c": {[]byte("four"), 0o600}, "a/b/d": {nil, 0o644}}
-	archive := cpio(files)
+	archive := Archive(files)
 	if len(archive)%4 != 0 {
 		t.Errorf("%d bytes", len(archive))
 	}
