@@ -80,6 +80,16 @@ func (p PCRs) Set(b Bank, n PCR, d Digest) {
 // Banks returns the banks that p has values of, ascending.
 func (p PCRs) Banks() []Bank { return slices.Sorted(maps.Keys(p)) }
 
+// knows tells whether the value of PCR n is known in every bank.
+func (p PCRs) knows(n PCR) bool {
+	for _, values := range p {
+		if values[n] == nil {
+			return false
+		}
+	}
+	return true
+}
+
 // Clone returns a copy of p that shares no map with it.
 func (p PCRs) Clone() PCRs {
 	c := make(PCRs, len(p))

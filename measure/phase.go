@@ -16,6 +16,9 @@ type Phase string
 // among others (systemd 262, units/systemd-pcrosseparator.service.in).
 const OSSeparator = "os-separator"
 
+// separatedPCRs are the PCRs that are extended with it (systemd 262, the same unit).
+var separatedPCRs = []PCR{0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14}
+
 // PhaseWords returns the words that systemd extends PCR 11 with (systemd 262,
 // units/systemd-pcrphase*.service.in, factory-reset and storage-target-mode).
 func PhaseWords() []string {

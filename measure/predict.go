@@ -6,7 +6,8 @@ import "fmt"
 type Options struct {
 	// Base is the value of the PCRs before the first event: Zero for a cold
 	// boot, what the TPM holds for a kexec. It must know PCR 11, 12 and 13 in
-	// every bank it has, and its banks are the banks that are predicted.
+	// every bank it has, and its banks are the banks that are predicted. Others
+	// that it knows are predicted as well: they stay, but for the os-separator.
 	Base PCRs
 	// InitrdDigest asks for Prediction.InitrdDigest.
 	InitrdDigest bool
@@ -91,7 +92,10 @@ func (p *Prediction) At(phase Phase) (PCRs, error) {
 		if !p.OSSeparator || w != "enter-initrd" {
 			continue
 		}
-		for _, n := range []PCR{PCRKernelConfig, PCRSystemExtensions} {
+		for _, n := range separatedPCRs {
+			if !pcrs.knows(n) {
+				continue // and is not predicted
+			}
 			if err := pcrs.Extend(wordEvent(n, OSSeparator, pcrs.Banks())); err != nil {
 				return nil, err
 			}

@@ -15,6 +15,9 @@ import (
 	"github.com/mkexec/mkexec/measure"
 )
 
+// ErrCannotTell is the error, or wrapped in it, when a policy says neither yes nor no.
+var ErrCannotTell = errors.New("cannot tell")
+
 // A Policy is a condition on PCRs.
 type Policy interface {
 	// Check returns nil if pcrs satisfy the policy and a *MismatchError if they
@@ -52,13 +55,34 @@ func when(p measure.Phase) string {
 	return "at " + string(p)
 }
 
+// A Reason says why a policy is not met, in a word that programs can rely on.
+type Reason string
+
+// The reasons.
+const (
+	// ReasonPCR: PCRs have values that are not accepted; the mismatches say which.
+	ReasonPCR Reason = "pcr-mismatch"
+	// ReasonUnsigned: no signature that counts covers the PCRs as they will be.
+	ReasonUnsigned Reason = "no-matching-signature"
+	// ReasonPolicy: whatever the PCRs are, the secret was sealed with another
+	// policy than the one that will be tried.
+	ReasonPolicy Reason = "other-policy"
+)
+
 // A MismatchError is a policy's "no".
 type MismatchError struct {
-	Mismatches []Mismatch // at least one
+	// Reason is ReasonPCR if there are mismatches.
+	Reason Reason
+	// Detail says the same in words where there are no mismatches.
+	Detail     string
+	Mismatches []Mismatch
 }
 
-// Error names the first mismatch and counts the others.
+// Error says why, names the first mismatch and counts the others.
 func (e *MismatchError) Error() string {
+	if len(e.Mismatches) == 0 {
+		return "policy not met: " + e.Detail
+	}
 	s := "policy not met: " + e.Mismatches[0].String()
 	if n := len(e.Mismatches) - 1; n > 0 {
 		s += fmt.Sprintf(" (and %d more)", n)
@@ -73,13 +97,13 @@ type Accept map[measure.Bank]map[measure.PCR][]measure.Digest
 // Check implements Policy. The mismatches name no requirement and no phase. A
 // value that is not accepted is a no, whether or not another one is known.
 func (a Accept) Check(pcrs measure.PCRs) error {
-	var no MismatchError
+	no := MismatchError{Reason: ReasonPCR}
 	var cannotTell error // the first reason
 	for _, b := range slices.Sorted(maps.Keys(a)) {
 		for _, n := range slices.Sorted(maps.Keys(a[b])) {
 			got := pcrs[b][n]
 			if got == nil {
-				cannotTell = cmp.Or(cannotTell, fmt.Errorf("PCR %d (%s) is not predicted, but the policy names it", n, b))
+				cannotTell = cmp.Or(cannotTell, fmt.Errorf("PCR %d (%s) is not predicted, but the policy names it: %w", n, b, ErrCannotTell))
 				continue
 			}
 			is := func(d measure.Digest) bool { return bytes.Equal(d, got) }
@@ -110,7 +134,7 @@ func (rs Requirements) Check(p *measure.Prediction) error {
 	if len(rs) == 0 {
 		return errors.New("policy: no requirement: it would accept anything")
 	}
-	var no MismatchError
+	no := MismatchError{Reason: ReasonPCR}
 	var cannotTell []error
 	for _, r := range rs {
 		pcrs, err := p.At(r.At)
