@@ -50,11 +50,13 @@ bench: build
 vm-assets:
 	cmd/mkexec/internal/vm/fetch.sh $(ASSETS)
 
-# The race detector wants a C compiler.
+# The race detector wants a C compiler; tpm2-tools are compared with.
 tools:
-	@command -v gcc >/dev/null || { \
+	@missing=; command -v gcc >/dev/null || missing="gcc libc6-dev"; \
+	command -v tpm2_policypcr >/dev/null || missing="$$missing tpm2-tools"; \
+	[ -z "$$missing" ] || { \
 		sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
-		$$sudo apt-get update -qq && $$sudo apt-get install -qq -y --no-install-recommends gcc libc6-dev; }
+		$$sudo apt-get update -qq && $$sudo apt-get install -qq -y --no-install-recommends $$missing; }
 
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(PREFIX)/share/bash-completion/completions \

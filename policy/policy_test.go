@@ -101,7 +101,7 @@ func TestCheck(t *testing.T) {
 		{"yes does not win", list{disk(first), require("x", "", policy.Accept{sha1: values{11: {zero[:20]}}})}, 0,
 			"x: PCR 11 (sha1) is not predicted, but the policy names it: cannot tell"},
 		{"two cannot tell", list{require("x", "", policy.Accept{sha1: values{12: {zero}, 11: {zero}}}), require("y", "", policy.Accept{sha1: values{13: {zero}}})}, 0,
-			"x: PCR 11 (sha1) is not predicted, but the policy names it: cannot tell\ny: PCR 13 (sha1) is not predicted, but the policy names it"},
+			"x: PCR 11 (sha1) is not predicted, but the policy names it: cannot tell\ny: PCR 13 (sha1) is not predicted, but the policy names it: cannot tell"},
 		{"no requirement", list{}, 0, "policy: no requirement: it would accept anything"},
 		{"nil", nil, 0, "policy: no requirement: it would accept anything"},
 	} {

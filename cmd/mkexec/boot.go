@@ -18,7 +18,7 @@ import (
 func newBoot(sys *system, out *bytes.Buffer) *cobra.Command {
 	b := booter{sys: sys, out: out}
 	cmd := &cobra.Command{
-		Use:   "boot [flags] IMAGE | --linux=FILE [--initrd=FILE]... --cmdline=STR",
+		Use:   "boot [flags] [IMAGE | --linux=FILE [--initrd=FILE]... --cmdline=STR]",
 		Short: "Boot an image by a measured kexec",
 		Long: "Stage the image in sealed memory, predict, check the policy, load, extend the TPM, prove that\n" +
 			"it holds what was predicted, and jump. Every failure ends with nothing done, or says that the\n" +

@@ -15,7 +15,7 @@ func newCheck(sys *system, out *bytes.Buffer) *cobra.Command {
 	var f imageFlags
 	var policyPath, reference string
 	cmd := &cobra.Command{
-		Use:   "check [flags] IMAGE | --linux=FILE [--initrd=FILE]... --cmdline=STR",
+		Use:   "check [flags] [IMAGE | --linux=FILE [--initrd=FILE]... --cmdline=STR]",
 		Short: "Check whether the PCRs that an image leads to are in policy",
 		Long: "Predict as predict does and check the PCRs against the policy. Exit status 0 is yes, 1 is no,\n" +
 			"2 is cannot tell. A no names each PCR with the accepted and the predicted value and, with\n" +

@@ -17,7 +17,7 @@ func newPredict(sys *system, out *bytes.Buffer) *cobra.Command {
 	var f imageFlags
 	var o output
 	cmd := &cobra.Command{
-		Use:   "predict [flags] IMAGE | --linux=FILE [--initrd=FILE]... --cmdline=STR",
+		Use:   "predict [flags] [IMAGE | --linux=FILE [--initrd=FILE]... --cmdline=STR]",
 		Short: "Predict the events and the PCRs that starting an image leads to",
 		Long: "Predict the events and the PCRs 11, 12 and 13 that starting an image leads to.\n" +
 			"Nothing is changed; without --from=tpm no TPM is needed.",
