@@ -45,8 +45,10 @@ func testKernel(t testing.TB, size int) []byte {
 	switch runtime.GOARCH {
 	case "amd64":
 	case "arm64":
+		b[16] = 1 // image_size
 		copy(b[56:], "ARM\x64")
 	case "riscv64":
+		b[16], b[32] = 1, 2 // image_size, version
 		copy(b[56:], "RSC\x05")
 	default:
 		t.Fatal("no test kernel for " + runtime.GOARCH)
