@@ -59,9 +59,10 @@ tools:
 		$$sudo apt-get update -qq && $$sudo apt-get install -qq -y --no-install-recommends $$missing; }
 
 install: build
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(PREFIX)/share/bash-completion/completions \
-		$(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 	install -m 0755 bin/mkexec $(DESTDIR)$(PREFIX)/bin/mkexec
+	install -m 0644 cmd/mkexec/mkexec-policy.yaml.5 $(DESTDIR)$(PREFIX)/share/man/man5/mkexec-policy.yaml.5
 	install -m 0644 cmd/mkexec/mkexec.8 $(DESTDIR)$(PREFIX)/share/man/man8/mkexec.8
 	bin/mkexec completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/mkexec
 	bin/mkexec completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_mkexec
@@ -69,6 +70,7 @@ install: build
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/mkexec $(DESTDIR)$(PREFIX)/share/man/man8/mkexec.8 \
+		$(DESTDIR)$(PREFIX)/share/man/man5/mkexec-policy.yaml.5 \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/mkexec \
 		$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_mkexec $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/mkexec.fish
 

@@ -125,6 +125,9 @@ func secureBoot(root fs.FS) Tristate {
 	if !exists(root, "sys/kernel") { // /sys is not mounted
 		return Unknown
 	}
+	if entries, err := fs.ReadDir(root, "sys/firmware"); err == nil && len(entries) == 0 {
+		return Unknown // covered, in a container
+	}
 	if !exists(root, "sys/firmware/efi") {
 		return No
 	}

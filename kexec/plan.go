@@ -67,7 +67,7 @@ var (
 type Options struct {
 	// Stub is how the image is started; its Via is set to kexec.
 	Stub stub.Options
-	// Base, if not nil, is what the TPM has to hold now, in every active bank.
+	// Base, if not nil, is what PCRs 11 to 13 have to hold now, in every active bank.
 	// Without it the prediction starts from whatever the TPM holds.
 	Base measure.PCRs
 	// IgnoreDevicetree starts an image although its devicetree, or that of an
@@ -75,7 +75,13 @@ type Options struct {
 	IgnoreDevicetree bool
 	// OSSeparator tells of the staged image what measure.Prediction.OSSeparator
 	// is. Nil is no.
-	OSSeparator func(*stub.Boot) (bool, error)
+	OSSeparator func(*stub.Boot) (measure.Separator, error)
+	// Verify, if not nil, decides on the staged UKI, or bare kernel, before
+	// anything else is done with it.
+	Verify func(image measure.Content) error
+	// PCRs are read and predicted beside those that starting an image changes,
+	// for policies that name them.
+	PCRs []measure.PCR
 	// InitrdDigest asks for the prediction's InitrdDigest.
 	InitrdDigest bool
 	// Progress, if not nil, is called with the number of bytes that were copied
@@ -109,6 +115,7 @@ type Plan struct {
 	image  *staged
 	kernel Kernel
 	device Device
+	pcrs   []measure.PCR // that are predicted and compared
 }
 
 // NewPlan stages the image and predicts: it copies the source into sealed
@@ -124,8 +131,14 @@ func NewPlan(src Source, device Device, kernel Kernel, opts Options) (*Plan, err
 	if err != nil {
 		return nil, err
 	}
-	p := &Plan{Boot: image.boot, image: image, kernel: kernel, device: device}
-	if err := p.predict(opts); err != nil {
+	p := &Plan{Boot: image.boot, image: image, kernel: kernel, device: device, pcrs: append(measure.StubPCRs(), opts.PCRs...)}
+	if opts.Verify != nil {
+		err = opts.Verify(image.whole)
+	}
+	if err == nil {
+		err = p.predict(opts)
+	}
+	if err != nil {
 		p.Close()
 		return nil, err
 	}
@@ -139,12 +152,12 @@ func (p *Plan) predict(opts Options) error {
 	if len(p.Boot.Devicetrees) > 0 && !opts.IgnoreDevicetree {
 		return fmt.Errorf("%s: %w", strings.Join(p.Boot.Devicetrees, ", "), ErrDevicetree)
 	}
-	base, err := p.device.Read(measure.StubPCRs()...)
+	base, err := p.device.Read(p.pcrs...)
 	if err != nil {
 		return err
 	}
 	if opts.Base != nil {
-		if diffs := differences(opts.Base, base); diffs != nil {
+		if diffs := differences(opts.Base, base.Only(measure.StubPCRs()...)); diffs != nil {
 			return fmt.Errorf("%w: %s", ErrMoved, diffs[0])
 		}
 	}
@@ -213,7 +226,7 @@ func (p *Plan) Commit() error {
 	if err := p.turn("commit", loaded); err != nil {
 		return err
 	}
-	live, err := p.device.Read(measure.StubPCRs()...)
+	live, err := p.device.Read(p.pcrs...)
 	if err != nil {
 		return p.abandon(fmt.Errorf("commit: %w", err))
 	}
@@ -230,7 +243,7 @@ func (p *Plan) Commit() error {
 	if err != nil {
 		return p.abandon(p.touched(err))
 	}
-	if live, err = p.device.Read(measure.StubPCRs()...); err != nil {
+	if live, err = p.device.Read(p.pcrs...); err != nil {
 		return p.abandon(fmt.Errorf("commit: %w: read back: %w", ErrCommitted, err))
 	}
 	if diffs := differences(want, live); diffs != nil {
@@ -253,7 +266,7 @@ func differences(want, got measure.PCRs) []measure.Difference {
 
 // touched adds ErrCommitted to err unless the TPM shows that nothing was extended.
 func (p *Plan) touched(err error) error {
-	if live, readErr := p.device.Read(measure.StubPCRs()...); readErr == nil && differences(p.Prediction.Base, live) == nil {
+	if live, readErr := p.device.Read(p.pcrs...); readErr == nil && differences(p.Prediction.Base, live) == nil {
 		return fmt.Errorf("%w (no PCR has changed)", err)
 	}
 	return fmt.Errorf("%w: %w", err, ErrCommitted)

@@ -2,9 +2,15 @@ package measure
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 )
+
+// ErrCannotTell is the error, or wrapped in it, when a question has an answer that
+// depends on something which is not known. Packages that answer such questions
+// have it under their own name.
+var ErrCannotTell = errors.New("cannot tell")
 
 // A Content is bytes of known size that can be read more than once. Contents
 // are told apart by identity, so an implementation must be comparable; use a

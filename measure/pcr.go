@@ -21,6 +21,12 @@ const (
 // StubPCRs returns the PCRs that starting an image may change, ascending.
 func StubPCRs() []PCR { return []PCR{PCRKernelImage, PCRKernelConfig, PCRSystemExtensions} }
 
+// PredictablePCRs returns the PCRs whose values after a kexec or a cold boot can
+// be told, ascending: those that starting an image changes, and those that only
+// firmware and the os-separator do. IMA (10), file systems (15) and what is free
+// for all (8, 16 to 23) are not among them.
+func PredictablePCRs() []PCR { return []PCR{0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 12, 13, 14} }
+
 // A Digest is the value of a PCR or of an event in one bank. Its text form is
 // lower-case hexadecimal.
 type Digest []byte
@@ -88,6 +94,27 @@ func (p PCRs) knows(n PCR) bool {
 		}
 	}
 	return true
+}
+
+// forget makes the value of PCR n unknown.
+func (p PCRs) forget(n PCR) {
+	for _, values := range p {
+		delete(values, n)
+	}
+}
+
+// Only returns a copy of p without other PCRs than these.
+func (p PCRs) Only(pcrs ...PCR) PCRs {
+	some := PCRs{}
+	for b, values := range p {
+		some[b] = map[PCR]Digest{}
+		for _, n := range pcrs {
+			if values[n] != nil {
+				some[b][n] = values[n]
+			}
+		}
+	}
+	return some
 }
 
 // Clone returns a copy of p that shares no map with it.

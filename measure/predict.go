@@ -16,17 +16,27 @@ type Options struct {
 	Progress func(n int64)
 }
 
+// A Separator tells whether the word os-separator is extended.
+type Separator int
+
+// The values of a Separator.
+const (
+	SeparatorNo Separator = iota
+	SeparatorYes
+	SeparatorUnknown
+)
+
 // A Prediction is what starting an image will do to the PCRs.
 type Prediction struct {
 	// Base is the PCRs before the first event.
 	Base PCRs
 	// Events are the extends, in order.
 	Events []Event
-	// OSSeparator is set by who knows that systemd in the initrd extends PCRs 12
-	// and 13, among others, with the word os-separator about when it extends PCR
-	// 11 with enter-initrd (systemd 261 and newer,
-	// systemd-pcrosseparator.service).
-	OSSeparator bool
+	// OSSeparator tells whether systemd in the initrd extends PCRs 12 and 13,
+	// among others, with the word os-separator about when it extends PCR 11 with
+	// enter-initrd (systemd 261 and newer, systemd-pcrosseparator.service). It is
+	// set by who knows; SeparatorUnknown makes these PCRs unknown from there on.
+	OSSeparator Separator
 	// InitrdDigest is the SHA-256 of the whole initrd as the kernel gets it.
 	// Nil if it was not asked for or there is no initrd.
 	InitrdDigest Digest
@@ -82,17 +92,20 @@ func Predict(image *Image, opts Options) (*Prediction, error) {
 
 // At returns the PCRs at a phase of the system that is started: after all
 // events and the words of the phase path, and what its userspace extends
-// together with them.
+// together with them. A PCR that cannot be told is absent.
 func (p *Prediction) At(phase Phase) (PCRs, error) {
 	pcrs := p.final.Clone()
 	for _, w := range phase.Words() {
 		if err := pcrs.Extend(wordEvent(PCRKernelImage, w, pcrs.Banks())); err != nil {
 			return nil, err
 		}
-		if !p.OSSeparator || w != "enter-initrd" {
+		if p.OSSeparator == SeparatorNo || w != "enter-initrd" {
 			continue
 		}
 		for _, n := range separatedPCRs {
+			if p.OSSeparator == SeparatorUnknown {
+				pcrs.forget(n)
+			}
 			if !pcrs.knows(n) {
 				continue // and is not predicted
 			}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/mkexec/mkexec/measure"
 	"go.yaml.in/yaml/v3"
@@ -15,7 +16,22 @@ import (
 // MaxFileSize is the size in bytes above which a policy file is refused.
 const MaxFileSize = 1 << 20
 
-// Parse parses a policy file (mkexec-policy.yaml(5) describes it):
+// The most characters of a name, and of a path or command line.
+const (
+	maxName = 80
+	maxPath = 4095 // Linux, PATH_MAX without the NUL
+)
+
+// A File is a policy file.
+type File struct {
+	// Require are the conditions on PCRs, and the secrets that have to stay
+	// within reach.
+	Require Requirements
+	// Image says which images may be started.
+	Image ImageRules
+}
+
+// Parse parses a policy file, which mkexec-policy.yaml(5) describes:
 //
 //	version: 1
 //	require:
@@ -25,10 +41,14 @@ const MaxFileSize = 1 << 20
 //	      sha256:
 //	        11: [3b1f…, 9ac2…]
 //	        12: 0000…
+//	  - at: enter-initrd
+//	    luks: /dev/vda3
+//	image:
+//	  trust: required
 //
 // The file is taken strictly: an unknown key, bank, phase word or PCR, a value
 // of the wrong size, and a file that requires nothing are errors, with the line.
-func Parse(data []byte) (Requirements, error) {
+func Parse(data []byte) (*File, error) {
 	if len(data) > MaxFileSize {
 		return nil, fmt.Errorf("policy: more than %d bytes", MaxFileSize)
 	}
@@ -42,15 +62,15 @@ func Parse(data []byte) (Requirements, error) {
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("policy: more than one document")
 	}
-	rs, err := parseFile(doc.Content[0])
+	f, err := parseFile(doc.Content[0])
 	if err != nil {
 		return nil, fmt.Errorf("policy: %w", err)
 	}
-	return rs, nil
+	return f, nil
 }
 
-func parseFile(n *yaml.Node) (Requirements, error) {
-	keys, err := mapping(n, "the policy", "version", "require")
+func parseFile(n *yaml.Node) (*File, error) {
+	keys, err := mapping(n, "the policy", "version", "require", "image")
 	if err != nil {
 		return nil, err
 	}
@@ -59,48 +79,110 @@ func parseFile(n *yaml.Node) (Requirements, error) {
 	} else if v.Value != "1" {
 		return nil, lineError(v, "version %.20q: unknown (known: 1)", v.Value)
 	}
-	list := keys["require"]
-	if list == nil {
-		return nil, lineError(n, "no require: it would accept anything")
-	}
-	if list.Kind != yaml.SequenceNode || len(list.Content) == 0 {
-		return nil, lineError(list, "require: not a list with at least one entry")
-	}
-	var rs Requirements
-	for i, e := range list.Content {
-		r, err := parseRequirement(e, i+1)
+	f := &File{}
+	if keys["require"] != nil {
+		entries, err := list(keys["require"], "require")
 		if err != nil {
 			return nil, err
 		}
-		rs = append(rs, r)
+		for i, e := range entries {
+			r, err := parseRequirement(e, i+1)
+			if err != nil {
+				return nil, err
+			}
+			f.Require = append(f.Require, r)
+		}
 	}
-	return rs, nil
+	if keys["image"] != nil {
+		if f.Image, err = parseImage(keys["image"]); err != nil {
+			return nil, err
+		}
+	}
+	if !f.Require.required() && (keys["image"] == nil || f.Image.accepts()) {
+		return nil, lineError(n, "nothing is required: it would accept anything")
+	}
+	return f, nil
 }
 
+// sourceKeys are the keys of a requirement that say what its policy is. It has
+// exactly one of them. All but pcrs are a SourceKind.
+var sourceKeys = []string{"pcrs", string(SourceLUKS), string(SourceSignature), string(SourcePCRLock), string(SourceKey)}
+
 func parseRequirement(n *yaml.Node, number int) (r Requirement, err error) {
-	keys, err := mapping(n, "a requirement", "name", "at", "pcrs")
+	keys, err := mapping(n, "a requirement", append([]string{"name", "at", "optional", "public-key"}, sourceKeys...)...)
 	if err != nil {
 		return r, err
 	}
-	r.Name = fmt.Sprintf("requirement %d", number)
-	if name := keys["name"]; name != nil {
-		if name.Kind != yaml.ScalarNode || name.Value == "" || len(name.Value) > 80 || !isPrintable(name.Value) {
-			return r, lineError(name, "name: not a text of 1 to 80 printable characters")
-		}
-		r.Name = name.Value
-	}
 	at := keys["at"]
-	if at == nil || at.Kind != yaml.ScalarNode || at.ShortTag() == "!!null" {
-		return r, lineError(n, "%s: no at: the phase at which it has to hold, such as enter-initrd", r.Name)
+	if !isText(at) {
+		return r, lineError(n, "requirement %d: no at: the phase at which it has to hold, such as enter-initrd", number)
 	}
 	if r.At, err = measure.ParsePhase(at.Value); err != nil {
 		return r, lineError(at, "at: %w", err)
 	}
-	if keys["pcrs"] == nil {
-		return r, lineError(n, "%s: no pcrs: it would accept anything", r.Name)
+	if r.Optional, err = boolean(keys["optional"], "optional"); err != nil {
+		return r, err
 	}
-	r.Policy, err = parsePCRs(keys["pcrs"])
-	return r, err
+	if err := r.parseSource(n, keys, number); err != nil {
+		return r, err
+	}
+	if keys["name"] != nil {
+		r.Name, err = text(keys["name"], "name", maxName)
+		return r, err
+	}
+	if r.Source != nil {
+		r.Name = fmt.Sprintf("%s %s", r.Source.Kind, r.Source.Path)
+	}
+	if r.Source == nil || len(r.Name) > maxName {
+		r.Name = fmt.Sprintf("requirement %d", number)
+	}
+	return r, nil
+}
+
+// parseSource parses what the policy of a requirement is, or where.
+func (r *Requirement) parseSource(n *yaml.Node, keys map[string]*yaml.Node, number int) (err error) {
+	source := ""
+	for i := 0; i < len(n.Content); i += 2 { // in the order of the file, for the line
+		key := n.Content[i]
+		switch {
+		case !slices.Contains(sourceKeys, key.Value):
+		case source != "":
+			return lineError(key, "requirement %d: %s beside %s: one requirement has one of %v", number, key.Value, source, sourceKeys)
+		default:
+			source = key.Value
+		}
+	}
+	switch source {
+	case "":
+		return lineError(n, "requirement %d: none of %v: it would accept anything", number, sourceKeys)
+	case "pcrs":
+		r.Policy, err = parsePCRs(keys[source])
+	default:
+		r.Source = &Source{Kind: SourceKind(source)}
+		r.Source.Path, err = parsePath(keys[source], source)
+	}
+	if err != nil {
+		return err
+	}
+	if key := keys["public-key"]; key != nil {
+		if source != string(SourceSignature) {
+			return lineError(key, "public-key: goes with %s, not with %s", SourceSignature, source)
+		}
+		r.Source.PublicKey, err = parsePath(key, "public-key")
+	}
+	return err
+}
+
+// parsePath parses the path of a file; of a signature also the word image.
+func parsePath(n *yaml.Node, what string) (string, error) {
+	path, err := text(n, what, maxPath)
+	if err != nil {
+		return "", err
+	}
+	if path[0] != '/' && !(what == string(SourceSignature) && path == InImage) {
+		return "", lineError(n, "%s: %.80q: not an absolute path", what, path)
+	}
+	return path, nil
 }
 
 func parsePCRs(n *yaml.Node) (Accept, error) {
@@ -108,7 +190,7 @@ func parsePCRs(n *yaml.Node) (Accept, error) {
 		return nil, err
 	}
 	accept := Accept{}
-	for i := 0; i < len(n.Content); i += 2 { // in the order of the file, for the error
+	for i := 0; i < len(n.Content); i += 2 { // in the order of the file, for the line
 		name, values := n.Content[i], n.Content[i+1]
 		bank, err := measure.ParseBank(name.Value)
 		if err != nil {
@@ -132,15 +214,16 @@ func parsePCRs(n *yaml.Node) (Accept, error) {
 	return accept, nil
 }
 
-// parsePCR accepts the PCRs that a prediction holds, and no others.
+// parsePCR accepts the PCRs that a prediction can hold, and no others.
 func parsePCR(s string) (measure.PCR, error) {
 	n, err := strconv.Atoi(s)
-	if err != nil || strconv.Itoa(n) != s || !slices.Contains(measure.StubPCRs(), measure.PCR(n)) {
-		return 0, fmt.Errorf("PCR %.20q: not one that is predicted (predicted: 11 12 13)", s)
+	if err != nil || strconv.Itoa(n) != s || !slices.Contains(measure.PredictablePCRs(), measure.PCR(n)) {
+		return 0, fmt.Errorf("PCR %.20q: not one that is predicted (predicted: %s)", s, strings.Trim(fmt.Sprint(measure.PredictablePCRs()), "[]"))
 	}
 	return measure.PCR(n), nil
 }
 
+// parseDigests parses a digest or a list of them.
 func parseDigests(n *yaml.Node, bank measure.Bank) ([]measure.Digest, error) {
 	nodes := []*yaml.Node{n}
 	if n.Kind == yaml.SequenceNode {
@@ -161,43 +244,4 @@ func parseDigests(n *yaml.Node, bank measure.Bank) ([]measure.Digest, error) {
 		digests = append(digests, d)
 	}
 	return digests, nil
-}
-
-// mapping returns the values of a mapping by key. Only the named keys are
-// known; if none is named, every key is, but there must be one.
-func mapping(n *yaml.Node, what string, known ...string) (map[string]*yaml.Node, error) {
-	if n.Kind != yaml.MappingNode || len(n.Content) == 0 {
-		return nil, lineError(n, "%.40s: not a mapping with at least one key", what)
-	}
-	values := map[string]*yaml.Node{}
-	for i := 0; i < len(n.Content); i += 2 {
-		key, value := n.Content[i], n.Content[i+1]
-		if key.Kind != yaml.ScalarNode {
-			return nil, lineError(key, "%.40s: a key that is not a plain word", what)
-		}
-		if known != nil && !slices.Contains(known, key.Value) {
-			return nil, lineError(key, "%.40s: unknown key %.40q (known: %v)", what, key.Value, known)
-		}
-		if values[key.Value] != nil {
-			return nil, lineError(key, "%.40s: key %.40q twice", what, key.Value)
-		}
-		if value.Kind == yaml.AliasNode {
-			return nil, lineError(value, "%.40q: aliases are not supported", key.Value)
-		}
-		values[key.Value] = value
-	}
-	return values, nil
-}
-
-func isPrintable(s string) bool {
-	for _, r := range s {
-		if !strconv.IsPrint(r) {
-			return false
-		}
-	}
-	return true
-}
-
-func lineError(n *yaml.Node, format string, args ...any) error {
-	return fmt.Errorf("line %d: %w", n.Line, fmt.Errorf(format, args...))
 }

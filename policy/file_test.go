@@ -7,9 +7,11 @@ package policy_test
 import (
 	"bytes"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -80,7 +82,7 @@ func TestParse(t *testing.T) {
 			}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got, err := policy.Parse([]byte(test.file))
+			got, err := parse([]byte(test.file))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -94,7 +96,7 @@ func TestParse(t *testing.T) {
 			}
 			changed := []byte(test.file)
 			changed[i] = 'g'
-			if _, err := policy.Parse(changed); err == nil {
+			if _, err := parse(changed); err == nil {
 				t.Errorf("accepted with %q in place of %q at %d", "g", test.file[i], i)
 			}
 		})
@@ -132,12 +134,12 @@ func TestParseRefuses(t *testing.T) {
 		{"deep", "version: 1\nrequire: " + strings.Repeat("[", 20000) + strings.Repeat("]", 20000), "policy: yaml: line 2: exceeded max depth of 10000"},
 		{"deep, less so", "version: 1\nrequire: " + strings.Repeat("[", 5000) + strings.Repeat("]", 5000), "policy: line 2: a requirement: not a mapping with at least one key"},
 
-		{"unknown key", line("11: "+d1) + "requires: []\n", `policy: line 8: the policy: unknown key "requires" (known: [version require])`},
+		{"unknown key", line("11: "+d1) + "requires: []\n", `policy: line 8: the policy: unknown key "requires" (known: [version require image])`},
 		{"key twice", line("11: "+d1) + "version: 1\n", `policy: line 8: the policy: key "version" twice`},
-		{"key of another case", head("Version: 1"), `policy: line 1: the policy: unknown key "Version" (known: [version require])`},
+		{"key of another case", head("Version: 1"), `policy: line 1: the policy: unknown key "Version" (known: [version require image])`},
 		{"a list as a key", "version: 1\n? [require]\n: []\n", "policy: line 2: the policy: a key that is not a plain word"},
-		{"merge", "version: 1\n<<: {require: []}\n", `policy: line 2: the policy: unknown key "<<" (known: [version require])`},
-		{"long key", strings.Repeat("k", 1000) + ": 1\n", `policy: line 1: the policy: unknown key "` + strings.Repeat("k", 40) + `" (known: [version require])`},
+		{"merge", "version: 1\n<<: {require: []}\n", `policy: line 2: the policy: unknown key "<<" (known: [version require image])`},
+		{"long key", strings.Repeat("k", 1000) + ": 1\n", `policy: line 1: the policy: unknown key "` + strings.Repeat("k", 40) + `" (known: [version require image])`},
 
 		{"no version", strings.Replace(line("11: "+d1), "version: 1\n", "", 1), "policy: line 1: no version (this is version 1)"},
 		{"version 2", head("version: 2"), `policy: line 1: version "2": unknown (known: 1)`},
@@ -147,14 +149,14 @@ func TestParseRefuses(t *testing.T) {
 		{"version a list", head("version: [1]"), `policy: line 1: version "": unknown (known: 1)`},
 		{"version long", head("version: " + strings.Repeat("1", 1000)), `policy: line 1: version "` + strings.Repeat("1", 20) + `": unknown (known: 1)`},
 
-		{"no require", "version: 1\n", "policy: line 1: no require: it would accept anything"},
+		{"requires nothing", "version: 1\n", "policy: line 1: nothing is required: it would accept anything"},
 		{"require empty", "version: 1\nrequire: []\n", "policy: line 2: require: not a list with at least one entry"},
 		{"require null", "version: 1\nrequire:\n", "policy: line 2: require: not a list with at least one entry"},
 		{"require a mapping", "version: 1\nrequire: {at: enter-initrd}\n", "policy: line 2: require: not a list with at least one entry"},
 		{"requirement null", "version: 1\nrequire:\n  -\n", "policy: line 3: a requirement: not a mapping with at least one key"},
 		{"requirement empty", "version: 1\nrequire:\n  - {}\n", "policy: line 3: a requirement: not a mapping with at least one key"},
-		{"requirement unknown key", strings.Replace(line("11: "+d1), "name:", "nam:", 1), `policy: line 3: a requirement: unknown key "nam" (known: [name at pcrs])`},
-		{"second requirement", line("11: "+d1) + "  - {at: enter-initrd}\n", "policy: line 8: requirement 2: no pcrs: it would accept anything"},
+		{"requirement unknown key", strings.Replace(line("11: "+d1), "name:", "nam:", 1), `policy: line 3: a requirement: unknown key "nam" (known: [name at optional public-key pcrs luks pcrsig pcrlock key])`},
+		{"second requirement", line("11: "+d1) + "  - {at: enter-initrd}\n", "policy: line 8: requirement 2: none of [pcrs luks pcrsig pcrlock key]: it would accept anything"},
 
 		{"name empty", name("''"), "policy: line 3: name: not a text of 1 to 80 printable characters"},
 		{"name null", name(""), "policy: line 3: name: not a text of 1 to 80 printable characters"},
@@ -163,10 +165,10 @@ func TestParseRefuses(t *testing.T) {
 		{"name with a line end", name(`"a\nb"`), "policy: line 3: name: not a text of 1 to 80 printable characters"},
 		{"name a list", name("[disk]"), "policy: line 3: name: not a text of 1 to 80 printable characters"},
 
-		{"no at", strings.Replace(at(""), "    \n", "", 1), "policy: line 3: disk: no at: the phase at which it has to hold, such as enter-initrd"},
-		{"at without a word", at("at:"), "policy: line 3: disk: no at: the phase at which it has to hold, such as enter-initrd"},
-		{"at a list", at("at: [enter-initrd]"), "policy: line 3: disk: no at: the phase at which it has to hold, such as enter-initrd"},
-		{"at ~", at("at: ~"), "policy: line 3: disk: no at: the phase at which it has to hold, such as enter-initrd"},
+		{"no at", strings.Replace(at(""), "    \n", "", 1), "policy: line 3: requirement 1: no at: the phase at which it has to hold, such as enter-initrd"},
+		{"at without a word", at("at:"), "policy: line 3: requirement 1: no at: the phase at which it has to hold, such as enter-initrd"},
+		{"at a list", at("at: [enter-initrd]"), "policy: line 3: requirement 1: no at: the phase at which it has to hold, such as enter-initrd"},
+		{"at ~", at("at: ~"), "policy: line 3: requirement 1: no at: the phase at which it has to hold, such as enter-initrd"},
 		{"unknown phase", at("at: enter-initr"), `policy: line 4: at: phase path "enter-initr": unknown word "enter-initr" (known: enter-initrd leave-initrd sysinit ready shutdown final factory-reset storage-target-mode-start storage-target-mode-stop)`},
 		{"unknown second phase", at("at: 'enter-initrd:'"), `policy: line 4: at: phase path "enter-initrd:": unknown word "" (known: enter-initrd leave-initrd sysinit ready shutdown final factory-reset storage-target-mode-start storage-target-mode-stop)`},
 
@@ -181,15 +183,15 @@ func TestParseRefuses(t *testing.T) {
 		{"bank a digest", good("      sha256: " + d1 + "\n"), "policy: line 6: sha256: not a mapping with at least one key"},
 		{"second of two errors is not reported", good("      sha255: {}\n      sha256: {}\n      sha257: {}\n"), `policy: line 6: bank "sha255": unknown (known: sha1 sha256 sha384 sha512)`},
 
-		{"PCR 7", line("7: " + d1), `policy: line 7: PCR "7": not one that is predicted (predicted: 11 12 13)`},
-		{"PCR 011", line("011: " + d1), `policy: line 7: PCR "011": not one that is predicted (predicted: 11 12 13)`},
-		{"PCR +11", line("+11: " + d1), `policy: line 7: PCR "+11": not one that is predicted (predicted: 11 12 13)`},
-		{"PCR 0xb", line("0xb: " + d1), `policy: line 7: PCR "0xb": not one that is predicted (predicted: 11 12 13)`},
-		{"PCR 11.0", line("11.0: " + d1), `policy: line 7: PCR "11.0": not one that is predicted (predicted: 11 12 13)`},
-		{"PCR -1", line("-1: " + d1), `policy: line 7: PCR "-1": not one that is predicted (predicted: 11 12 13)`},
-		{"PCR 14", line("14: " + d1), `policy: line 7: PCR "14": not one that is predicted (predicted: 11 12 13)`},
-		{"PCR by name", line("kernel-boot: " + d1), `policy: line 7: PCR "kernel-boot": not one that is predicted (predicted: 11 12 13)`},
-		{"PCR huge", line(strings.Repeat("9", 100) + ": " + d1), `policy: line 7: PCR "99999999999999999999": not one that is predicted (predicted: 11 12 13)`},
+		{"PCR 10", line("10: " + d1), `policy: line 7: PCR "10": not one that is predicted (predicted: 0 1 2 3 4 5 6 7 9 11 12 13 14)`},
+		{"PCR 011", line("011: " + d1), `policy: line 7: PCR "011": not one that is predicted (predicted: 0 1 2 3 4 5 6 7 9 11 12 13 14)`},
+		{"PCR +11", line("+11: " + d1), `policy: line 7: PCR "+11": not one that is predicted (predicted: 0 1 2 3 4 5 6 7 9 11 12 13 14)`},
+		{"PCR 0xb", line("0xb: " + d1), `policy: line 7: PCR "0xb": not one that is predicted (predicted: 0 1 2 3 4 5 6 7 9 11 12 13 14)`},
+		{"PCR 11.0", line("11.0: " + d1), `policy: line 7: PCR "11.0": not one that is predicted (predicted: 0 1 2 3 4 5 6 7 9 11 12 13 14)`},
+		{"PCR -1", line("-1: " + d1), `policy: line 7: PCR "-1": not one that is predicted (predicted: 0 1 2 3 4 5 6 7 9 11 12 13 14)`},
+		{"PCR 15", line("15: " + d1), `policy: line 7: PCR "15": not one that is predicted (predicted: 0 1 2 3 4 5 6 7 9 11 12 13 14)`},
+		{"PCR by name", line("kernel-boot: " + d1), `policy: line 7: PCR "kernel-boot": not one that is predicted (predicted: 0 1 2 3 4 5 6 7 9 11 12 13 14)`},
+		{"PCR huge", line(strings.Repeat("9", 100) + ": " + d1), `policy: line 7: PCR "99999999999999999999": not one that is predicted (predicted: 0 1 2 3 4 5 6 7 9 11 12 13 14)`},
 		{"PCR twice", line("11: " + d1 + "\n        11: " + d1), `policy: line 8: sha256: key "11" twice`},
 		{"PCR twice, quoted once", line("11: " + d1 + "\n        '11': " + d1), `policy: line 8: sha256: key "11" twice`},
 
@@ -220,10 +222,10 @@ func TestParseRefuses(t *testing.T) {
 		{"alias to a long nowhere", line("11: *" + strings.Repeat("a", 1000)), "policy: yaml: unknown anchor '" + strings.Repeat("a", 200-len("yaml: unknown anchor '"))},
 		{"alias, key with an escape", good("      \"\\e[31m\": *a\n      sha256: &a {11: " + d1 + "}\n"), "policy: yaml: unknown anchor 'a' referenced"},
 		{"alias behind an escape", good("      sha256: &a {11: " + d1 + "}\n      \"\\e[31m\": *a\n"), `policy: line 7: "\x1b[31m": aliases are not supported`},
-		{"billion laughs", "a: &a [x,x]\nb: &b [*a,*a]\nc: &c [*b,*b]\n", `policy: line 1: the policy: unknown key "a" (known: [version require])`},
+		{"billion laughs", "a: &a [x,x]\nb: &b [*a,*a]\nc: &c [*b,*b]\n", `policy: line 1: the policy: unknown key "a" (known: [version require image])`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			rs, err := policy.Parse([]byte(test.file))
+			rs, err := parse([]byte(test.file))
 			if fmt.Sprint(err) != test.want {
 				t.Errorf("error:\n got %v\nwant %s", err, test.want)
 			}
@@ -238,7 +240,7 @@ func TestParseRefuses(t *testing.T) {
 // refused, or a digest is another.
 func TestParseEveryByte(t *testing.T) {
 	file := []byte(good("      sha256:\n        11: " + d1 + "\n"))
-	want, err := policy.Parse(file)
+	want, err := parse(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +252,7 @@ func TestParseEveryByte(t *testing.T) {
 			}
 			changed := slices.Clone(file)
 			changed[i] = c
-			if rs, err := policy.Parse(changed); err == nil && fmt.Sprint(rs) == fmt.Sprint(want) {
+			if rs, err := parse(changed); err == nil && fmt.Sprint(rs) == fmt.Sprint(want) {
 				t.Errorf("%q at %d changes nothing", c, i)
 			}
 		}
@@ -271,16 +273,17 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add([]byte(good("      sha256: &a {11: [" + d1 + ", " + d2 + "], 12: *a}\n")))
 	f.Add([]byte("---\n"))
+	f.Add([]byte(fromSource("at: ''\nkey: /\u00e9\nname: '1e5'") + ofImage("cmdline: ['*', '~', \"<&\"]")[len("version: 1\n"):]))
 	f.Add([]byte("\xff\xfev\x00"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		rs, err := policy.Parse(data)
+		file, err := policy.Parse(data)
 		again, err2 := policy.Parse(data)
-		if fmt.Sprint(rs, err) != fmt.Sprint(again, err2) {
-			t.Fatalf("two answers:\n%v %v\n%v %v", rs, err, again, err2)
+		if !reflect.DeepEqual(file, again) || fmt.Sprint(err) != fmt.Sprint(err2) {
+			t.Fatalf("two answers:\n%v %v\n%v %v", file, err, again, err2)
 		}
 		if err != nil {
-			if rs != nil {
-				t.Error("requirements with an error")
+			if file != nil {
+				t.Error("a policy with an error")
 			}
 			// bounded, and nothing that a terminal obeys
 			text := err.Error()
@@ -289,32 +292,80 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if len(rs) == 0 {
-			t.Fatal("accepted, but requires nothing")
+		for _, r := range file.Require {
+			checkRequirement(t, &r)
 		}
-		for _, r := range rs {
-			accept := r.Policy.(policy.Accept)
-			if r.Name == "" || len(accept) == 0 {
-				t.Fatalf("empty requirement %+v", r)
-			}
-			if _, err := measure.ParsePhase(string(r.At)); err != nil {
-				t.Fatal(err)
-			}
-			for b, pcrs := range accept {
-				if len(pcrs) == 0 {
-					t.Fatalf("%s: empty", b)
-				}
-				for n, digests := range pcrs {
-					if len(digests) == 0 || !slices.Contains(measure.StubPCRs(), n) {
-						t.Fatalf("%s: PCR %d: %d values", b, n, len(digests))
-					}
-					for _, d := range digests {
-						if len(d) != b.Size() || b.Size() == 0 {
-							t.Fatalf("%s: PCR %d: value of %d bytes", b, n, len(d))
-						}
-					}
-				}
+		checkImage(t, &file.Image)
+		asJSON, err := json.Marshal(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range []string{show(t, file), string(asJSON)} {
+			if again, err := policy.Parse([]byte(text)); err != nil || !reflect.DeepEqual(file, again) {
+				t.Errorf("shown as %s: %v", text, err)
 			}
 		}
 	})
+}
+
+// checkRequirement: a requirement asks for something that can be told.
+func checkRequirement(t *testing.T, r *policy.Requirement) {
+	if _, err := measure.ParsePhase(string(r.At)); err != nil {
+		t.Error(err)
+	}
+	if r.Name == "" || utf8.RuneCountInString(r.Name) > 80 {
+		t.Errorf("name %q", r.Name)
+	}
+	if r.Source != nil {
+		if r.Policy != nil || r.Source.Path == "" || r.Source.PublicKey != "" && r.Source.Kind != policy.SourceSignature {
+			t.Errorf("%+v", r)
+		}
+		return
+	}
+	accept := r.Policy.(policy.Accept)
+	if len(accept) == 0 {
+		t.Errorf("empty requirement %+v", r)
+	}
+	for b, pcrs := range accept {
+		if len(pcrs) == 0 {
+			t.Errorf("%s: empty", b)
+		}
+		for n, digests := range pcrs {
+			if len(digests) == 0 || !slices.Contains(measure.PredictablePCRs(), n) {
+				t.Errorf("%s: PCR %d: %d values", b, n, len(digests))
+			}
+			for _, d := range digests {
+				if len(d) != b.Size() || b.Size() == 0 {
+					t.Errorf("%s: PCR %d: value of %d bytes", b, n, len(d))
+				}
+			}
+		}
+	}
+}
+
+// checkImage: no list is there and empty, and no rule asks for nothing.
+func checkImage(t *testing.T, r *policy.ImageRules) {
+	if r.EmbeddedCmdline && r.Cmdlines != nil || r.Cmdlines != nil && len(r.Cmdlines) == 0 || r.Allow != nil && len(r.Allow) == 0 {
+		t.Errorf("%+v", r)
+	}
+	for _, a := range r.Allow {
+		switch {
+		case a.SHA256 == nil && a.Signer == nil && a.ID == "",
+			a.SHA256 != nil && len(a.SHA256) != 32, a.Signer != nil && len(a.Signer) != 32, a.MinVersion != "" && a.ID == "":
+			t.Errorf("%+v", a)
+		}
+	}
+	nobody := policy.ImageFacts{Cmdline: "\x00", Embedded: "\x01"}
+	if err := r.Check(&nobody); (err == nil) != (r.Allow == nil && r.Cmdlines == nil && !r.EmbeddedCmdline) {
+		t.Errorf("an image that fits nothing: %v", err)
+	}
+}
+
+// parse returns the requirements of a policy file.
+func parse(data []byte) (policy.Requirements, error) {
+	f, err := policy.Parse(data)
+	if f == nil {
+		return nil, err
+	}
+	return f.Require, err
 }

@@ -6,7 +6,6 @@ package policy
 import (
 	"bytes"
 	"cmp"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,7 +15,7 @@ import (
 )
 
 // ErrCannotTell is the error, or wrapped in it, when a policy says neither yes nor no.
-var ErrCannotTell = errors.New("cannot tell")
+var ErrCannotTell = measure.ErrCannotTell
 
 // A Policy is a condition on PCRs.
 type Policy interface {
@@ -116,44 +115,4 @@ func (a Accept) Check(pcrs measure.PCRs) error {
 		return &no
 	}
 	return cannotTell
-}
-
-// A Requirement is a policy that has to hold at a phase of the next system.
-type Requirement struct {
-	Name   string
-	At     measure.Phase
-	Policy Policy
-}
-
-// Requirements are met when each of them is.
-type Requirements []Requirement
-
-// Check checks every requirement against the predicted PCRs at its phase. A
-// no is a *MismatchError with all mismatches, even where others cannot be told.
-func (rs Requirements) Check(p *measure.Prediction) error {
-	if len(rs) == 0 {
-		return errors.New("policy: no requirement: it would accept anything")
-	}
-	no := MismatchError{Reason: ReasonPCR}
-	var cannotTell []error
-	for _, r := range rs {
-		pcrs, err := p.At(r.At)
-		if err != nil {
-			return fmt.Errorf("%s: %w", r.Name, err)
-		}
-		var mismatch *MismatchError
-		switch err := r.Policy.Check(pcrs); {
-		case errors.As(err, &mismatch):
-			for _, m := range mismatch.Mismatches {
-				m.Requirement, m.Phase = r.Name, r.At
-				no.Mismatches = append(no.Mismatches, m)
-			}
-		case err != nil:
-			cannotTell = append(cannotTell, fmt.Errorf("%s: %w", r.Name, err))
-		}
-	}
-	if no.Mismatches != nil {
-		return &no
-	}
-	return errors.Join(cannotTell...)
 }

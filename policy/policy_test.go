@@ -102,8 +102,8 @@ func TestCheck(t *testing.T) {
 			"x: PCR 11 (sha1) is not predicted, but the policy names it: cannot tell"},
 		{"two cannot tell", list{require("x", "", policy.Accept{sha1: values{12: {zero}, 11: {zero}}}), require("y", "", policy.Accept{sha1: values{13: {zero}}})}, 0,
 			"x: PCR 11 (sha1) is not predicted, but the policy names it: cannot tell\ny: PCR 13 (sha1) is not predicted, but the policy names it: cannot tell"},
-		{"no requirement", list{}, 0, "policy: no requirement: it would accept anything"},
-		{"nil", nil, 0, "policy: no requirement: it would accept anything"},
+		{"no requirement", list{}, 0, "policy: nothing is required: it would accept anything"},
+		{"nil", nil, 0, "policy: nothing is required: it would accept anything"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			err := test.rs.Check(prediction(t, sha256))
@@ -145,26 +145,84 @@ func TestMismatch(t *testing.T) {
 	}
 }
 
-// cannot is a Policy that cannot tell.
-type cannot struct{ err error }
+// answer is a Policy with one answer.
+type answer struct{ err error }
 
-func (c cannot) Check(measure.PCRs) error { return c.err }
+func (a answer) Check(measure.PCRs) error { return a.err }
 
-func TestCannotTell(t *testing.T) {
+// TestRequirements: of several answers a no wins over one that cannot be told,
+// PCRs over other reasons, the first over later ones; what is optional is not asked.
+func TestRequirements(t *testing.T) {
 	unreadable := errors.New("unreadable")
+	yes := policy.Requirement{Name: "yes", Policy: answer{nil}}
+	unknown := policy.Requirement{Name: "unknown", At: "ready", Policy: answer{unreadable}}
+	unsigned := policy.Requirement{Name: "signed", At: "ready", Policy: answer{&policy.MismatchError{Reason: policy.ReasonUnsigned, Detail: "no signature"}}}
+	other := policy.Requirement{Name: "other", Policy: answer{fmt.Errorf("token 0: %w", &policy.MismatchError{Reason: policy.ReasonPolicy, Detail: "another policy"})}}
+	values := policy.Requirement{Name: "values", At: "ready", Policy: answer{&policy.MismatchError{
+		Reason: policy.ReasonPCR, Mismatches: []policy.Mismatch{{Bank: measure.SHA1, PCR: 7, Want: []measure.Digest{{1}}, Got: measure.Digest{2}}},
+	}}}
+	wrapped := policy.Requirement{Name: "wrapped", Policy: answer{fmt.Errorf("token 1: %w", values.Policy.Check(nil))}}
+	unread := policy.Requirement{Name: "luks /dev/vda3", Source: &policy.Source{Kind: policy.SourceLUKS, Path: "/dev/vda3"}}
+	optional := func(r policy.Requirement) policy.Requirement {
+		r.Optional = true
+		return r
+	}
+	const mismatch = "policy not met: PCR 7 (sha1) at ready will be 02; values accepts 01"
+	for _, test := range []struct {
+		name   string
+		rs     policy.Requirements
+		reason policy.Reason // "" if it is not a no
+		want   string
+	}{
+		{"yes", policy.Requirements{yes}, "", "<nil>"},
+		{"cannot tell", policy.Requirements{yes, unknown}, "", "unknown: unreadable"},
+		{"not read", policy.Requirements{yes, unread}, "", "luks /dev/vda3: its policy was not read: cannot tell"},
+		{"two cannot tell", policy.Requirements{unknown, yes, unread}, "", "unknown: unreadable\nluks /dev/vda3: its policy was not read: cannot tell"},
+		{"no signature", policy.Requirements{unsigned}, policy.ReasonUnsigned, "policy not met: signed at ready: no signature"},
+		{"no wins over cannot tell", policy.Requirements{unknown, unsigned, unread}, policy.ReasonUnsigned, "policy not met: signed at ready: no signature"},
+		{"the first no", policy.Requirements{other, unsigned}, policy.ReasonPolicy, "policy not met: other before the first phase: another policy"},
+		{"the first no, turned round", policy.Requirements{unsigned, other}, policy.ReasonUnsigned, "policy not met: signed at ready: no signature"},
+		{"PCRs win", policy.Requirements{unsigned, values, unknown}, policy.ReasonPCR, mismatch},
+		{"all PCRs", policy.Requirements{values, unsigned, wrapped}, policy.ReasonPCR, mismatch + " (and 1 more)"},
+		{"optional no", policy.Requirements{yes, optional(values), optional(unsigned)}, "", "<nil>"},
+		{"optional cannot tell", policy.Requirements{optional(unknown), yes, optional(unread)}, "", "<nil>"},
+		{"optional yes does not help", policy.Requirements{optional(yes), unsigned}, policy.ReasonUnsigned, "policy not met: signed at ready: no signature"},
+		{"optional no does not hide another", policy.Requirements{optional(values), unsigned}, policy.ReasonUnsigned, "policy not met: signed at ready: no signature"},
+		{"optional no does not hide what cannot be told", policy.Requirements{optional(values), unknown}, "", "unknown: unreadable"},
+		{"all optional", policy.Requirements{optional(yes), optional(values)}, "", "policy: nothing is required: it would accept anything"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			err := test.rs.Check(prediction(t, measure.SHA256))
+			if fmt.Sprint(err) != test.want {
+				t.Errorf("error:\n got %v\nwant %s", err, test.want)
+			}
+			var no *policy.MismatchError
+			if errors.As(err, &no) != (test.reason != "") || no != nil && no.Reason != test.reason {
+				t.Errorf("%#v, want reason %q", no, test.reason)
+			}
+		})
+	}
+
 	p := prediction(t, measure.SHA256)
-	err := policy.Requirements{{Name: "token", Policy: cannot{unreadable}}}.Check(p)
+	if err := (policy.Requirements{unknown}).Check(p); !errors.Is(err, unreadable) {
+		t.Error(err)
+	}
+	if err := (policy.Requirements{unread}).Check(p); !errors.Is(err, policy.ErrCannotTell) {
+		t.Error(err)
+	}
+	// alone, an optional requirement answers like any other
+	for _, r := range []policy.Requirement{yes, unknown, unsigned, values, unread} {
+		o := optional(r)
+		if got, want := fmt.Sprint(o.Check(p)), fmt.Sprint(r.Check(p)); got != want {
+			t.Errorf("%s: optional %s, required %s", r.Name, got, want)
+		}
+	}
+	// and what names it leaves the policy's own error as it was
 	var no *policy.MismatchError
-	if !errors.Is(err, unreadable) || errors.As(err, &no) || err.Error() != "token: unreadable" {
+	if err := wrapped.Check(p); !errors.As(err, &no) || no.Mismatches[0].Requirement != "wrapped" || no.Mismatches[0].Phase != "" {
 		t.Error(err)
 	}
-	// a no that is wrapped is a no
-	wrapped := fmt.Errorf("token 0: %w", &policy.MismatchError{Mismatches: []policy.Mismatch{{Bank: measure.SHA256, PCR: 11}}})
-	err = policy.Requirements{{Name: "a", Policy: cannot{unreadable}}, {Name: "token", At: "ready", Policy: cannot{wrapped}}}.Check(p)
-	if !errors.As(err, &no) || no.Mismatches[0].Requirement != "token" || no.Mismatches[0].Phase != "ready" {
-		t.Error(err)
-	}
-	if err := (policy.Requirements{{Name: "token", Policy: cannot{nil}}}).Check(p); err != nil {
+	if err := values.Policy.Check(nil); !errors.As(err, &no) || no.Mismatches[0].Requirement != "" {
 		t.Error(err)
 	}
 }
@@ -177,7 +235,7 @@ func TestFileAgainstPrediction(t *testing.T) {
 	for _, b := range measure.Banks() {
 		text += fmt.Sprintf("      %s: {11: %s}\n", b, extended(b, "contents", "enter-initrd"))
 	}
-	rs, err := policy.Parse([]byte(text))
+	rs, err := parse([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +249,7 @@ func TestFileAgainstPrediction(t *testing.T) {
 			if d[i] == '0' {
 				c = "1"
 			}
-			rs, err := policy.Parse([]byte(strings.Replace(text, d, d[:i]+c+d[i+1:], 1)))
+			rs, err := parse([]byte(strings.Replace(text, d, d[:i]+c+d[i+1:], 1)))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -89,9 +89,13 @@ func (b *booter) tryBoot(args []string) error {
 	if err != nil {
 		return err
 	}
-	b.via, b.secureBoot = string(stub.ViaKexec), "auto"
-	if b.from == "" {
+	b.via, b.secureBoot, b.real = string(stub.ViaKexec), "auto", true
+	switch b.from {
+	case "":
 		b.from = "tpm"
+	case "tpm", "zero":
+	default:
+		return fmt.Errorf("--from=%.40s: unknown (known: zero tpm)", b.from)
 	}
 	m, err := b.open(b.sys, args)
 	if err != nil {
@@ -101,9 +105,9 @@ func (b *booter) tryBoot(args []string) error {
 	var userspace *userspace
 	opts := kexec.Options{
 		Stub: m.opts, IgnoreDevicetree: b.ignoreDTB, InitrdDigest: b.json,
-		OSSeparator: func(boot *stub.Boot) (separator bool, err error) {
-			if userspace, err = b.findUserspace(boot); err != nil {
-				return false, err
+		OSSeparator: func(boot *stub.Boot) (separator measure.Separator, err error) {
+			if userspace, err = b.findUserspace(b.sys, m, boot); err != nil {
+				return measure.SeparatorUnknown, err
 			}
 			return userspace.separator, nil
 		},
@@ -117,12 +121,8 @@ func (b *booter) tryBoot(args []string) error {
 	if err != nil {
 		return err
 	}
-	switch b.from {
-	case "tpm":
-	case "zero":
+	if b.from == "zero" {
 		opts.Base = measure.Zero(banks, measure.StubPCRs()...)
-	default:
-		return fmt.Errorf("--from=%.40s: unknown (known: zero tpm)", b.from)
 	}
 
 	bar := startProgress(b.sys.stderr, "copying and hashing", 2*m.size)
@@ -133,9 +133,15 @@ func (b *booter) tryBoot(args []string) error {
 		return inFile(m.path, err)
 	}
 	defer plan.Close()
+	if rs, ok := checker.(policy.Requirements); ok {
+		if err := userspace.reaches(rs); err != nil {
+			return inFile(m.path, err)
+		}
+	}
 	if err := plan.Check(checker); err != nil {
 		return inFile(m.path, err)
 	}
+	b.note(m, plan.Boot, userspace)
 	if err := b.print(m, plan, userspace, phases); err != nil || b.dryRun {
 		return err
 	}
@@ -159,11 +165,19 @@ func (b *booter) checker() (kexec.Checker, error) {
 	if b.noPolicy {
 		return kexec.AcceptAnything{}, nil
 	}
-	rs, err := readPolicy(b.policy)
+	file, err := readPolicy(b.policy)
 	if err != nil {
-		return nil, withHint(err, "name a policy with --policy=FILE, or insist on having none: mkexec boot --no-policy …")
+		return nil, withHint(err, "to name a policy: --policy=FILE; to insist on having none: --no-policy")
 	}
-	return rs, nil
+	return file.Require, inFile(b.policy, followed(file))
+}
+
+// note tells, on stderr, what a person who did not ask may want to know.
+func (b *booter) note(m *image, boot *stub.Boot, u *userspace) {
+	if b.dryRun {
+		return // it is in the result
+	}
+	writeNotes(b.sys.stderr, m, boot, u)
 }
 
 // banksOf returns the active banks. All of them are extended, so naming others,

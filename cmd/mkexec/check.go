@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
+	"strings"
 
 	"github.com/mkexec/mkexec/measure"
 	"github.com/mkexec/mkexec/policy"
@@ -22,16 +24,24 @@ func newCheck(sys *system, out *bytes.Buffer) *cobra.Command {
 			"--reference, the first event that differs from those of an image that is known to be good.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			required, err := readPolicy(policyPath)
+			file, err := readPolicy(policyPath)
 			if err != nil {
 				return err
 			}
+			if err := followed(file); err != nil {
+				return inFile(policyPath, err)
+			}
+			f.needsUserspace = true
 			p, err := f.predict(sys, args)
 			if err != nil {
 				return err
 			}
+			writeNotes(sys.stderr, p.image, p.boot, p.userspace)
+			if err := p.userspace.reaches(file.Require); err != nil {
+				return err
+			}
 			c := checkJSON{Version: 1, OK: true, Image: p.imageJSON(), Base: p.base, Policy: policyPath, Mismatches: []mismatchJSON{}}
-			err = required.Check(p.Prediction)
+			err = file.Require.Check(p.Prediction)
 			var no *policy.MismatchError
 			switch {
 			case errors.As(err, &no):
@@ -40,7 +50,7 @@ func newCheck(sys *system, out *bytes.Buffer) *cobra.Command {
 					c.Mismatches = append(c.Mismatches, mismatchJSON{m.Requirement, m.Phase, m.Bank, m.PCR, m.Want, m.Got})
 				}
 			case err != nil:
-				return bankHint(err)
+				return cannotTellHint(err, p)
 			}
 			if !c.OK && reference != "" {
 				// a no stays one, whatever is wrong with the reference
@@ -98,7 +108,7 @@ type checkJSON struct {
 // print prints the verdict for a person; no is nil if it is a yes.
 func (c *checkJSON) print(w io.Writer, no *policy.MismatchError) error {
 	if no == nil {
-		fmt.Fprintf(w, "%s: in policy (%s)\n", c.Image.Path, c.Policy)
+		fmt.Fprintf(w, "%s: in policy (%s)\n", clean(c.Image.Path), clean(c.Policy))
 	} else {
 		for _, m := range no.Mismatches {
 			fmt.Fprintln(w, m)
@@ -146,8 +156,18 @@ func (f *imageFlags) compare(sys *system, p *prediction, reference string) (*fir
 	if err := m.openUKI(reference); err != nil {
 		return nil, err
 	}
-	var err error
-	if m.opts, err = f.options(sys, m); err != nil {
+	path, err := realPath(reference)
+	if err != nil {
+		return nil, err
+	}
+	other := *f
+	if _, _, _, err := f.place(sys, path); err != nil { // it is somewhere else than the image
+		other.none = true
+	}
+	if p.image.uki != nil {
+		m.entry = p.image.entry // started the same way
+	}
+	if m.opts, err = other.options(sys, m); err != nil {
 		return nil, err
 	}
 	if p.image.uki == nil { // its command line is a section, not one that is passed
@@ -174,7 +194,24 @@ func (f *imageFlags) compare(sys *system, p *prediction, reference string) (*fir
 	return &firstDifference{i + 1, event(p.Events), event(ref.Events), reference}, nil
 }
 
-// bankHint is for a policy that names a bank that was not predicted.
-func bankHint(err error) error {
+// cannotTellHint is for a policy that names what was not predicted.
+func cannotTellHint(err error, p *prediction) error {
+	if p.OSSeparator == measure.SeparatorUnknown && !strings.Contains(err.Error(), "PCR 11 ") {
+		return withHint(err, "to say which systemd is in the initrd: --systemd=VERSION")
+	}
 	return withHint(err, "predict the banks that the policy names: --bank=BANK")
+}
+
+// followed refuses a policy that asks for more than check and boot do yet: what
+// is not looked at must not pass for met.
+func followed(file *policy.File) error {
+	if !reflect.ValueOf(file.Image).IsZero() {
+		return errors.New("image: rules for images are not followed by this version")
+	}
+	for _, r := range file.Require {
+		if r.Source != nil {
+			return fmt.Errorf("%s: %s is not followed by this version", r.Name, r.Source.Kind)
+		}
+	}
+	return nil
 }

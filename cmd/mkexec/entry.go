@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 
@@ -13,7 +14,8 @@ import (
 // A bootEntry is the boot loader entry that an image is taken from.
 type bootEntry struct {
 	*bls.Entry
-	dir string // where its partition is mounted
+	dir     string // where its partition is mounted, or copied to
+	mounted bool   // it is one of this machine
 }
 
 // openDefault opens what the default boot entry starts.
@@ -23,7 +25,7 @@ func (f *imageFlags) openDefault(sys *system, m *image) error {
 		return err
 	}
 	defer e.close()
-	m.entry = &bootEntry{e.entry, e.dir}
+	m.entry = &bootEntry{e.entry, e.dir, e.partitions.vars != nil}
 	if err := m.entry.check(f.via); err != nil {
 		return fmt.Errorf("default entry %.80q: %w", e.entry.ID, err)
 	}
@@ -33,6 +35,9 @@ func (f *imageFlags) openDefault(sys *system, m *image) error {
 	m.path = m.entry.file(e.entry.Linux)
 	if m.src.Linux, err = m.nonEmptyFile(m.path); err != nil {
 		return err
+	}
+	if isUKI(m.src.Linux) {
+		return fmt.Errorf("default entry %.80q: it starts a UKI as a kernel: name the UKI by itself", e.entry.ID)
 	}
 	for _, name := range e.entry.Initrds {
 		c, err := m.nonEmptyFile(m.entry.file(name))
@@ -74,12 +79,45 @@ func (e *bootEntry) program() string {
 
 func (e *bootEntry) file(name string) string { return filepath.Join(e.dir, filepath.FromSlash(name)) }
 
-// profile returns the profile as a flag has it, "" for the default.
-func (e *bootEntry) profile() string {
-	if e.Profile == 0 {
-		return ""
+// apply has the image started as the entry says, where no flag says it: what it
+// passes and the image does not accept is ignored, as it would be by the stub. A
+// profile may also be named at the beginning of the options.
+func (e *bootEntry) apply(opts *stub.Options) {
+	options := e.Options
+	profile, rest, ok := stub.SplitProfile(options)
+	switch {
+	case e.Profile > 0:
+		profile = strconv.Itoa(e.Profile)
+	case ok:
+		options = rest
 	}
-	return strconv.Itoa(e.Profile)
+	if opts.Profile == "" {
+		opts.Profile = profile
+	}
+	if options != "" {
+		opts.Cmdline, opts.IgnoreRefused = &options, true
+	}
+}
+
+// checkLoader refuses to foretell what a systemd-boot does that passes the
+// embedded command line as if it were an option (up to 254: systemd issue
+// tracker, pull request 28924). Where there is none on the image's partition it
+// is taken for a newer one.
+func (m *image) checkLoader() error {
+	if m.dir == "" {
+		return nil
+	}
+	root, err := os.OpenRoot(m.dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	loader, err := bls.Loader(root.FS())
+	if err != nil || loader.Major == 0 || loader.Major >= 255 {
+		return inFile(m.dir, err)
+	}
+	return withHint(fmt.Errorf("%s passes the command line that it finds in the image, and measures it: %w", loader, stub.ErrCannotTell),
+		"to say which one that is: --cmdline=STR")
 }
 
 // entryID returns the ID of the boot entry, "" if the image was named.

@@ -37,7 +37,10 @@ type imageFlags struct {
 	device   string
 	via      string
 	noVerify bool
-	json     bool
+	// needsUserspace: somebody wants to know what systemd in the initrd does.
+	needsUserspace bool
+	trust          []string
+	json           bool
 }
 
 func (f *imageFlags) add(cmd *cobra.Command) {
@@ -78,6 +81,7 @@ type image struct {
 	entry *bootEntry // that it is of; nil if it was named
 	src   kexec.Source
 	uki   *uki.File // nil for a bare kernel
+	dir   string    // of the partition that it is on; "" if that is not known
 	opts  stub.Options
 	files []io.Closer
 	size  int64 // of all files, in bytes
@@ -174,6 +178,9 @@ func (f *imageFlags) openLinux(m *image, args []string) (err error) {
 	if m.src.Linux, err = m.nonEmptyFile(f.linux); err != nil {
 		return err
 	}
+	if isUKI(m.src.Linux) {
+		return withHint(fmt.Errorf("%s: it is a UKI", f.linux), "leave out --linux: "+f.cmd.CommandPath()+" "+f.linux)
+	}
 	for _, path := range f.initrds {
 		c, err := m.nonEmptyFile(path)
 		if err != nil {
@@ -185,11 +192,21 @@ func (f *imageFlags) openLinux(m *image, args []string) (err error) {
 	return f.onlyUKI()
 }
 
+// isUKI tells whether systemd-stub is in a kernel.
+func isUKI(linux measure.Content) bool {
+	f, err := uki.Open(linux, linux.Size())
+	if err != nil {
+		return false
+	}
+	s, err := f.Stub()
+	return err == nil && s.Kind == uki.StubKindStub
+}
+
 func (f *imageFlags) usage() string { return f.cmd.CommandPath() + " --help" }
 
 // onlyUKI refuses flags that mean something for a UKI only.
 func (f *imageFlags) onlyUKI() error {
-	for _, name := range append([]string{"profile", "stub"}, sidecarFlagNames...) {
+	for _, name := range append([]string{"profile", "stub", "hardware", "smbios-cmdline"}, sidecarFlagNames...) {
 		if fl := f.cmd.Flags().Lookup(name); fl != nil && fl.Changed {
 			return withHint(fmt.Errorf("--%s is for UKIs, not for --linux", name), f.usage())
 		}
@@ -212,18 +229,21 @@ func (f *imageFlags) options(sys *system, m *image) (stub.Options, error) {
 	if !slices.Contains(stub.Vias(), opts.Via) {
 		return opts, fmt.Errorf("--via=%.40s: unknown (known: %v)", f.via, stub.Vias())
 	}
-	if m.entry != nil && f.profile == "" {
-		opts.Profile = m.entry.profile()
+	if m.entry != nil {
+		m.entry.apply(&opts)
 	}
-	switch {
-	case f.cmd.Flags().Changed("cmdline"):
-		opts.Cmdline = &f.cmdline
-	case m.entry != nil && m.entry.Options != "":
-		opts.Cmdline = &m.entry.Options
+	if f.cmd.Flags().Changed("cmdline") {
+		opts.Cmdline, opts.IgnoreRefused = &f.cmdline, false
+	}
+	if f.append != "" {
+		opts.IgnoreRefused = false
 	}
 	if m.uki == nil {
 		if m.entry == nil && opts.Via == stub.ViaSystemdBoot {
 			return opts, errors.New("--via=systemd-boot is for UKIs and boot entries, not for --linux")
+		}
+		if opts.Via == stub.ViaSystemdBoot && m.entry.mounted {
+			return opts, settleBootSMBIOS(sys)
 		}
 		return opts, nil
 	}
@@ -235,11 +255,16 @@ func (f *imageFlags) options(sys *system, m *image) (stub.Options, error) {
 	if err != nil {
 		return opts, err
 	}
+	if opts.Via == stub.ViaSystemdBoot && opts.Cmdline == nil {
+		if err := m.checkLoader(); err != nil {
+			return opts, err
+		}
+	}
 	if f.noVerify {
 		opts.AcceptAddon = stub.AcceptAnyAddon
 	}
 	asks := opts.Cmdline != nil || f.append != "" || opts.Sidecars.HasAddons() && !f.noVerify
-	here := mounted || f.from == "tpm" || f.device != ""
+	here := mounted || f.real || f.from == "tpm" || f.device != ""
 	return opts, f.settle(sys, here, asks, version.Major, &opts)
 }
 

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
+	"unicode/utf8"
 
 	"github.com/mkexec/mkexec/measure"
 	"github.com/mkexec/mkexec/measure/uki"
@@ -150,8 +152,8 @@ func (r *inspection) print(w io.Writer) error {
 	if r.Signed {
 		signed = "signed (the signature is not checked)"
 	}
-	fmt.Fprintf(w, "image  %s, %d bytes, %s, %s\n", r.Path, r.Size, r.Arch, signed)
-	fmt.Fprintf(w, "stub   %s\n", strings.TrimSpace(r.Kind+" "+r.Stub))
+	fmt.Fprintf(w, "image  %s, %d bytes, %s, %s\n", clean(r.Path), r.Size, r.Arch, signed)
+	fmt.Fprintf(w, "stub   %s\n", clean(strings.TrimSpace(r.Kind+" "+r.Stub)))
 	if r.SHA256 != nil {
 		fmt.Fprintf(w, "sha256 %s\nauthenticode sha256 %s\n", r.SHA256, r.Authenticode)
 	}
@@ -189,6 +191,20 @@ func firstLine(s sectionJSON) string {
 		line = string(r[:most]) + "…"
 	}
 	return quoteUnprintable(line)
+}
+
+// clean returns s with what a terminal could take for a command, and what is not
+// UTF-8, escaped.
+func clean(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if r < ' ' || r == 0x7F || r >= 0x80 && r < 0xA0 || r == utf8.RuneError {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+			continue
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
 }
 
 // quoteUnprintable returns s, in quotes and escaped if it holds control characters.

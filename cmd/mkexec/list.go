@@ -32,7 +32,7 @@ func newList(sys *system, out *bytes.Buffer) *cobra.Command {
 				return err
 			}
 			defer parts.close()
-			menu, err := parts.menu(sys)
+			menu, err := parts.menu()
 			if err != nil {
 				return err
 			}
@@ -58,6 +58,7 @@ func addPartitionFlags(fl *pflag.FlagSet, espDir, xbootldrDir *string) {
 type partitions struct {
 	espDir, bootDir string // "" if there is none
 	esp, boot       fs.FS
+	vars            fs.FS // with this machine's EFI variables; nil for partitions of others
 	roots           []*os.Root
 }
 
@@ -85,7 +86,9 @@ func openPartitions(sys *system, espPath, bootPath string) (_ *partitions, err e
 		if espMounted == "" {
 			return nil, withHint(errors.New("no EFI system partition is mounted on /efi, /boot or /boot/efi"), "--esp=DIR")
 		}
-		p.espDir, p.bootDir = espMounted, cmp.Or(bootPath, bootMounted)
+		p.espDir, p.bootDir, p.vars = espMounted, cmp.Or(bootPath, bootMounted), sys.root
+	} else if isMounted(sys, espPath) {
+		p.vars = sys.root
 	}
 	if p.esp, err = p.open(sys, espPath, espMounted); err != nil {
 		return nil, err
@@ -109,9 +112,17 @@ func (p *partitions) open(sys *system, named, mounted string) (fs.FS, error) {
 	return r.FS(), nil
 }
 
-func (p *partitions) menu(sys *system) (*bls.Menu, error) {
-	return bls.Read(p.esp, p.boot, sys.root)
+// isMounted tells whether a directory is where a partition of this machine is mounted.
+func isMounted(sys *system, dir string) bool {
+	dir, err := realPath(dir)
+	if err != nil {
+		return false
+	}
+	mounted, name, ok, err := esp.Holding(sys.root, dir)
+	return err == nil && ok && mounted == dir && name == ""
 }
+
+func (p *partitions) menu() (*bls.Menu, error) { return bls.Read(p.esp, p.boot, p.vars) }
 
 // dir returns where the partition of an entry is mounted.
 func (p *partitions) dir(part esp.Type) string {
@@ -138,7 +149,7 @@ func defaultEntry(sys *system, espPath, bootPath string) (*chosen, error) {
 	if err != nil {
 		return nil, err
 	}
-	menu, err := p.menu(sys)
+	menu, err := p.menu()
 	if err == nil {
 		var e *bls.Entry
 		if e, err = menu.Default(); err == nil {

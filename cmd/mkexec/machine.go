@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -17,6 +16,7 @@ type machineFlags struct {
 	hardware   string
 	smbios     string
 	secureBoot string
+	real       bool // the image is started, on this machine
 	flags      *pflag.FlagSet
 }
 
@@ -29,7 +29,8 @@ func (f *machineFlags) add(fl *pflag.FlagSet) {
 // settle fills in what the options need to know of the machine: that of
 // --hardware, or this one if the image starts here. asks tells whether
 // something depends on Secure Boot; about that this machine is asked even for
-// images that may start elsewhere.
+// images that may start elsewhere, and for a start that is not only foretold it
+// alone is.
 func (f *machineFlags) settle(sys *system, here, asks bool, version int, opts *stub.Options) error {
 	if !slices.Contains([]string{"yes", "no", "auto"}, f.secureBoot) {
 		return fmt.Errorf("--secure-boot=%.40s: unknown (known: yes no auto)", f.secureBoot)
@@ -40,18 +41,26 @@ func (f *machineFlags) settle(sys *system, here, asks bool, version int, opts *s
 	}
 	running := kexec.ReadMachine(sys.root)
 	secureBoot, confidential := running.SecureBoot, running.ConfidentialVM
-	if f.hardware != "" {
+	hint := "mount -t efivarfs efivarfs /sys/firmware/efi/efivars (predict and check also take --secure-boot=yes or no)"
+	if f.hardware != "" && !f.real {
 		secureBoot, confidential = tristate(opts.Hardware.SecureBoot), tristate(opts.Hardware.ConfidentialVM)
+		hint = "--secure-boot=yes or no, or secure-boot: in the hardware file"
 	}
 	if f.secureBoot != "auto" {
 		secureBoot = kexec.Tristate(f.secureBoot)
 	}
 	opts.SecureBoot, opts.ConfidentialVM = secureBoot == kexec.Yes, confidential == kexec.Yes
 	if asks && secureBoot == kexec.Unknown {
-		return withHint(fmt.Errorf("whether Secure Boot is on, which decides on command lines and addons: %w", stub.ErrCannotTell),
-			"mount -t efivarfs efivarfs /sys/firmware/efi/efivars (predict and check also take --secure-boot=yes or no)")
+		return withHint(fmt.Errorf("whether Secure Boot is on, which decides on command lines and addons: %w", stub.ErrCannotTell), hint)
 	}
-	return f.settleSMBIOS(version, opts)
+	if err := f.settleSMBIOS(version, opts); err != nil {
+		return err
+	}
+	if confidential == kexec.Unknown && (opts.SMBIOSCmdline != "" || opts.SecureBoot && opts.Cmdline != nil) {
+		return withHint(fmt.Errorf("whether the machine is a confidential VM, which takes no command line from outside: %w", stub.ErrCannotTell),
+			"confidential-vm: yes or no, in the hardware file")
+	}
+	return nil
 }
 
 // machine returns the machine, nil if it may be any.
@@ -60,13 +69,17 @@ func (f *machineFlags) machine(sys *system, here bool) (*hwid.Machine, error) {
 	case f.hardware != "":
 		return readHardware(f.hardware)
 	case here:
-		return hwid.ReadMachine(sys.root)
+		m, err := hwid.ReadMachine(sys.root)
+		if err != nil && f.flags.Changed("smbios-cmdline") {
+			return nil, nil // that is what most images want to know of it
+		}
+		if err != nil {
+			err = withHint(fmt.Errorf("this machine's hardware: %w", err), "to do without: --smbios-cmdline=STR (empty for nothing)")
+		}
+		return m, err
 	}
 	return nil, nil
 }
-
-// maxHardware bounds the size of a description of a machine, in bytes.
-const maxHardware = 64 << 10
 
 func readHardware(path string) (*hwid.Machine, error) {
 	f, err := openRegular(path)
@@ -74,9 +87,9 @@ func readHardware(path string) (*hwid.Machine, error) {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxHardware+1))
-	if err == nil && len(b) > maxHardware {
-		err = errors.New("more than 64 KiB")
+	b, err := io.ReadAll(io.LimitReader(f, hwid.MaxFileSize+1))
+	if err == nil && len(b) > hwid.MaxFileSize {
+		err = fmt.Errorf("more than %d bytes", hwid.MaxFileSize)
 	}
 	if err != nil {
 		return nil, inFile(path, err)
@@ -112,4 +125,18 @@ func tristate(b *bool) kexec.Tristate {
 		return kexec.Yes
 	}
 	return kexec.No
+}
+
+// settleBootSMBIOS refuses to foretell what systemd-boot measures for a kernel
+// of its own if the SMBIOS adds to that: older versions do not look there.
+func settleBootSMBIOS(sys *system) error {
+	extra, err := hwid.ReadBootCmdlineExtra(sys.root)
+	if err != nil {
+		return fmt.Errorf("this machine's hardware: %w", err)
+	}
+	if text, known := extra.Value(); !known || text != "" {
+		return withHint(fmt.Errorf("what systemd-boot adds to the options from the SMBIOS (io.systemd.boot.kernel-cmdline-extra=): %w", stub.ErrCannotTell),
+			"run as root; if there is such a string, boot a UKI")
+	}
+	return nil
 }

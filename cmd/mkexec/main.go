@@ -101,7 +101,7 @@ func newRoot(sys *system, out *bytes.Buffer) *cobra.Command {
 		return withHint(err, c.CommandPath()+" --help")
 	})
 	cmd.AddCommand(newInspect(out), newPredict(sys, out), newCheck(sys, out), newBoot(sys, out), newStatus(sys, out))
-	cmd.AddCommand(newList(sys, out), newDiff(sys, out))
+	cmd.AddCommand(newList(sys, out), newDiff(sys, out), newPolicy(sys, out))
 	strictHelp(cmd)
 	return cmd
 }

@@ -81,6 +81,18 @@ func (o *output) prepare(f *imageFlags) error {
 	return nil
 }
 
+// needsUserspace tells whether the output depends on what the initrd's systemd
+// does: PCR 11 does not, nor does what a .pcrlock file says of the image.
+func (o *output) needsUserspace() bool {
+	switch o.format {
+	case formatMeasure, formatPCRLock:
+		return false
+	case formatTools:
+		return slices.ContainsFunc(o.selected(), func(n measure.PCR) bool { return n != measure.PCRKernelImage })
+	}
+	return true
+}
+
 // selected returns the PCRs that --pcr names, ascending.
 func (o *output) selected() []measure.PCR {
 	return slices.DeleteFunc(measure.StubPCRs(), func(n measure.PCR) bool {
@@ -177,7 +189,9 @@ func (o *output) writeTools(stderr io.Writer, out *bytes.Buffer, p *prediction) 
 			return err
 		}
 		var values []byte
-		selection, values = selectPCRs(pcrs, o.selected())
+		if selection, values, err = selectPCRs(pcrs, o.selected()); err != nil {
+			return err
+		}
 		name := strings.ReplaceAll(cmp.Or(string(phase), "before-first-phase"), ":", "+") + ".pcrs" // FAT has no colon
 		files = append(files, file{name, values})
 	}
@@ -200,17 +214,20 @@ func (o *output) writeTools(stderr io.Writer, out *bytes.Buffer, p *prediction) 
 
 // selectPCRs returns the PCRs that are named, in all banks: the selection as
 // tpm2-tools spell it, such as sha1:11,12+sha256:11,12, and their values.
-func selectPCRs(pcrs measure.PCRs, named []measure.PCR) (selection string, values []byte) {
+func selectPCRs(pcrs measure.PCRs, named []measure.PCR) (selection string, values []byte, err error) {
 	var banks []string
 	for _, b := range pcrs.Banks() {
 		var numbers []string
 		for _, n := range named {
+			if pcrs[b][n] == nil {
+				return "", nil, withHint(fmt.Errorf("PCR %d (%s): %w, as the initrd's systemd is not known", n, b, measure.ErrCannotTell), "--systemd=VERSION")
+			}
 			numbers = append(numbers, fmt.Sprint(n))
 			values = append(values, pcrs[b][n]...)
 		}
 		banks = append(banks, b.String()+":"+strings.Join(numbers, ","))
 	}
-	return strings.Join(banks, "+"), values
+	return strings.Join(banks, "+"), values, nil
 }
 
 // A pcrlockRecord is one extend in a .pcrlock file, systemd.pcrlock(5).
@@ -253,7 +270,13 @@ func (o *output) writePCRLock(out *bytes.Buffer, p *prediction) error {
 			records = append(records, newPCRLockRecord(ev.PCR, ev.Digests))
 		}
 	}
-	name := filepath.Base(p.image.path)
+	name := p.image.entryID()
+	if name == "" {
+		name = filepath.Base(p.image.path)
+	}
+	if p.boot.Profile > 0 {
+		name += fmt.Sprintf("@%d", p.boot.Profile)
+	}
 	image, err := pcrlockFile(filepath.Join("650-kernel.pcrlock.d", name), records)
 	if err != nil {
 		return err

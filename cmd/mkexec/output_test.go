@@ -260,7 +260,7 @@ func TestOutputTools(t *testing.T) {
 	}
 
 	// Several PCRs and banks: the digest is that of tpm2_policypcr in TestOutputToolsLive.
-	values, _ := predictRun(t, "--output=tpm2-tools", "--bank=sha256", "--bank=sha1", "--phase=enter-initrd", plainUKI)
+	values, _ := predictRun(t, "--output=tpm2-tools", "--systemd=257", "--bank=sha256", "--bank=sha1", "--phase=enter-initrd", plainUKI)
 	banks := []measure.Bank{measure.SHA1, measure.SHA256}
 	if got := policyPCR(banks, []int{11, 12, 13}, []byte(values)); got != toolsPolicy {
 		t.Errorf("policy %s, tpm2_policypcr has %s", got, toolsPolicy)
@@ -288,7 +288,7 @@ func TestOutputToolsLive(t *testing.T) {
 	extendTo(t, sw, plainUKI, "enter-initrd")
 
 	work := filepath.Join(t.TempDir(), "it's a directory")
-	_, commands := predictRun(t, "--output=tpm2-tools", "--output-dir="+work, "--bank=sha256", "--bank=sha1",
+	_, commands := predictRun(t, "--output=tpm2-tools", "--systemd=257", "--output-dir="+work, "--bank=sha256", "--bank=sha1",
 		"--phase=enter-initrd", "--phase=enter-initrd:leave-initrd", plainUKI)
 	lines := strings.Split(strings.TrimSpace(commands), "\n")
 	if len(lines) != 2 {
@@ -490,7 +490,8 @@ func TestOutputPCRLockLive(t *testing.T) {
 	if got, stderr = pcrlock("predict", "--pcr=11"); !strings.Contains(stderr, "Couldn't find component '650-kernel' in event log") || got != "{}\n" {
 		t.Errorf("predict recognises another image: %s%s", got, stderr)
 	}
-	predictRun(t, "--output=pcrlock", "--output-dir="+components, "--linux="+plainUKI, "--cmdline=")
+	predictRun(t, "--output=pcrlock", "--output-dir="+components, "--linux="+strings.Replace(plainUKI, "uki.efi", "eventlog.bin", 1), "--cmdline=")
+	variant = filepath.Join(filepath.Dir(variant), "eventlog.bin.pcrlock")
 	if err := os.Rename(variant, filepath.Join(filepath.Dir(variant), "other.pcrlock")); err != nil {
 		t.Fatal(err)
 	}

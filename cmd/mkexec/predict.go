@@ -26,6 +26,7 @@ func newPredict(sys *system, out *bytes.Buffer) *cobra.Command {
 			if err := o.prepare(&f); err != nil {
 				return err
 			}
+			f.needsUserspace = o.needsUserspace()
 			p, err := f.predict(sys, args)
 			if err != nil {
 				return err
@@ -45,7 +46,7 @@ type prediction struct {
 	*measure.Prediction
 	boot      *stub.Boot
 	image     *image
-	userspace *userspace
+	userspace *userspace     // nil if it was not looked for
 	digest    measure.Digest // SHA-256 of the file; only for JSON
 	base      string
 	phases    []measure.Phase
@@ -87,7 +88,9 @@ func (f *imageFlags) predictFrom(sys *system, m *image, boot *stub.Boot, base me
 	beside := make(chan error, 2)
 	go func() {
 		var err error
-		p.userspace, err = f.findUserspace(boot)
+		if f.needsUserspace {
+			p.userspace, err = f.findUserspace(sys, m, boot)
+		}
 		beside <- err
 	}()
 	go func() {
@@ -102,7 +105,9 @@ func (f *imageFlags) predictFrom(sys *system, m *image, boot *stub.Boot, base me
 	if err = cmp.Or(err, <-beside, <-beside); err != nil {
 		return nil, inFile(m.path, err)
 	}
-	p.OSSeparator = p.userspace.separator
+	if p.userspace != nil {
+		p.OSSeparator = p.userspace.separator
+	}
 	return p, nil
 }
 
@@ -160,9 +165,11 @@ func (p *prediction) json() (predictionJSON, error) {
 		Base:    p.base,
 		Cmdline: p.boot.Cmdline,
 		Initrd:  initrdJSON{p.boot.InitrdSize(), p.InitrdDigest},
-		Systemd: p.userspace.json(),
 		Ignored: p.boot.Ignored,
 		Events:  p.Events,
+	}
+	if p.userspace != nil {
+		j.Systemd = p.userspace.json()
 	}
 	if j.Initrd.Size == 0 {
 		j.Initrd.SHA256 = measure.SHA256.Sum(nil)
@@ -183,26 +190,28 @@ func (p *prediction) json() (predictionJSON, error) {
 // print prints the prediction for a person.
 func (p *prediction) print(w io.Writer, phases []phaseJSON) error {
 	if p.image.entry != nil {
-		fmt.Fprintf(w, "entry    %s, the default\n", p.image.entryID())
+		fmt.Fprintf(w, "entry    %s, the default\n", clean(p.image.entryID()))
 	}
 	switch {
 	case p.image.uki != nil:
-		fmt.Fprintf(w, "image    %s, %s, profile %d\n", p.image.path, p.boot.Stub, p.boot.Profile)
+		fmt.Fprintf(w, "image    %s, %s, profile %d\n", clean(p.image.path), clean(p.boot.Stub.String()), p.boot.Profile)
 	case p.image.opts.Via == stub.ViaKexec:
-		fmt.Fprintf(w, "image    %s, measured as systemd-stub %s would\n", p.image.path, p.boot.Stub.Version)
+		fmt.Fprintf(w, "image    %s, measured as systemd-stub %s would\n", clean(p.image.path), p.boot.Stub.Version)
 	default:
-		fmt.Fprintf(w, "image    %s, started by %s without systemd-stub\n", p.image.path, p.image.opts.Via)
+		fmt.Fprintf(w, "image    %s, started by %s without systemd-stub\n", clean(p.image.path), p.image.opts.Via)
 	}
 	fmt.Fprintf(w, "cmdline  %q\n", p.boot.Cmdline)
 	fmt.Fprintf(w, "initrd   %d bytes\n", p.boot.InitrdSize())
-	fmt.Fprintf(w, "systemd  %s\n", p.userspace)
+	if p.userspace != nil {
+		fmt.Fprintf(w, "systemd  %s\n", clean(p.userspace.String()))
+	}
 	for _, ignored := range p.boot.Ignored {
-		fmt.Fprintf(w, "ignored  %s\n", ignored)
+		fmt.Fprintf(w, "ignored  %s\n", clean(ignored))
 	}
 	fmt.Fprintf(w, "base     %s\n\n", p.base)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for i, ev := range p.Events {
-		what := fmt.Sprintf("event %d, %s", i+1, ev.Description)
+		what := fmt.Sprintf("event %d, %s", i+1, clean(ev.Description))
 		for _, b := range p.Base.Banks() {
 			fmt.Fprintf(t, "%s\t%d:%s=%s\n", what, ev.PCR, b, ev.Digests[b])
 			what = ""
@@ -226,7 +235,8 @@ func printPhases(w io.Writer, phases []phaseJSON) error {
 		}
 		for _, b := range phase.PCRs.Banks() {
 			for _, n := range measure.StubPCRs() {
-				fmt.Fprintf(w, "  %d:%s=%s\n", n, b, phase.PCRs[b][n])
+				value := phase.PCRs[b][n].String()
+				fmt.Fprintf(w, "  %d:%s=%s\n", n, b, cmp.Or(value, "unknown"))
 			}
 		}
 	}

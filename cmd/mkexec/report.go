@@ -32,7 +32,7 @@ func (e *stateError) Unwrap() error { return e.error }
 // report writes an error for a person: what and why, the state of the machine
 // where it could have been changed, and a way out where there is one.
 func report(w io.Writer, err error) {
-	fmt.Fprintf(w, "mkexec: error: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+	fmt.Fprintf(w, "mkexec: error: %s\n", clean(strings.ReplaceAll(err.Error(), "\n", "; ")))
 	var state *stateError
 	if errors.As(err, &state) {
 		fmt.Fprintf(w, "mkexec: state: %s\n", state.state)
@@ -61,7 +61,9 @@ func hintFor(err error) string {
 		return "to predict a cold boot without a TPM: mkexec predict --from=zero IMAGE"
 	case errors.Is(err, kexec.ErrDevicetree):
 		return "to boot it all the same: mkexec boot --ignore-dtb …"
-	case errors.Is(err, stub.ErrUnknownVersion):
+	case errors.Is(err, stub.ErrHardware):
+		return "to say what machine it starts on: --hardware=FILE"
+	case errors.Is(err, stub.ErrUnknownVersion), errors.Is(err, stub.ErrFeatures):
 		return "to go by the rules of a version that is known: --stub=VERSION"
 	case errors.Is(err, stub.ErrUntrusted):
 		return "to take addons as trusted: --no-verify; to leave them out: --no-sidecars"

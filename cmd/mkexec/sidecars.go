@@ -40,21 +40,25 @@ func (f *sidecarFlags) add(fl *pflag.FlagSet) {
 // that version finds them, and those that are named. It tells whether the image
 // is on a mounted partition of this machine.
 func (f *sidecarFlags) find(sys *system, m *image, version int, into *stub.Sidecars) (mounted bool, err error) {
-	dir, name, mounted, err := f.place(sys, m.path)
+	path, err := realPath(m.path)
 	if err != nil {
 		return false, err
 	}
+	dir, name, mounted, err := f.place(sys, path)
+	m.dir = dir
 	switch {
-	case f.none:
+	case f.none: // where the image is does not matter much
+	case err != nil:
+		return false, withHint(err, "say where its partition is, or that nothing beside it counts: --esp=DIR, --no-sidecars")
 	case dir != "":
 		if err := m.openPartition(dir, stub.ImageDir(name, version), into); err != nil {
 			return false, err
 		}
 	default:
-		beside := stub.ImageDir(m.path, version)
+		beside := stub.ImageDir(path, version)
 		if _, err := os.Lstat(beside); err == nil {
 			return false, withHint(fmt.Errorf("%s: there are files for %s, which is on no mounted ESP or XBOOTLDR", beside, m.path),
-				"say whether they count: --esp=DIR, or --no-sidecars")
+				"say whether they count: --esp=DIR, --no-sidecars")
 		}
 	}
 	for _, x := range []struct {
@@ -76,11 +80,8 @@ func (f *sidecarFlags) find(sys *system, m *image, version int, into *stub.Sidec
 }
 
 // place returns the directory of the partition that holds the image, "" if none
-// does, and the path of the image on it.
+// does, the path of the image on it, and whether it is mounted here.
 func (f *sidecarFlags) place(sys *system, path string) (dir, name string, mounted bool, err error) {
-	if path, err = realPath(path); err != nil {
-		return "", "", false, err
-	}
 	if f.esp == "" && f.xbootldr == "" {
 		dir, name, mounted, err = esp.Holding(sys.root, path)
 		if errors.Is(err, fs.ErrNotExist) { // no /proc: not Linux, or a bare chroot
@@ -96,7 +97,7 @@ func (f *sidecarFlags) place(sys *system, path string) (dir, name string, mounte
 			return "", "", false, err
 		}
 		if name, err = filepath.Rel(dir, path); err == nil && filepath.IsLocal(name) {
-			return dir, name, false, nil
+			return dir, name, isMounted(sys, dir), nil
 		}
 	}
 	return "", "", false, fmt.Errorf("%s: not below what --esp and --xbootldr name", path)

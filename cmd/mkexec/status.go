@@ -67,14 +67,14 @@ func readStatus(root fs.FS, device, policyPath string) *status {
 	s.checkTPM(device)
 	s.checkKexec()
 	s.checkMachine()
-	rs, err := readPolicy(policyPath)
+	file, err := readPolicy(policyPath)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		s.no("policy", policyPath+": not there; boot wants it or --no-policy")
 	case err != nil:
 		s.no("policy", err.Error())
 	default:
-		s.ok("policy", fmt.Sprintf("%s, requirements: %d", policyPath, len(rs)))
+		s.ok("policy", fmt.Sprintf("%s, requirements: %d", policyPath, len(file.Require)))
 	}
 	return s
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,7 +11,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/fstest"
 
 	"github.com/mkexec/mkexec/cmd/mkexec/internal/vm"
 	"github.com/mkexec/mkexec/measure"
@@ -31,18 +34,37 @@ type vmImages struct {
 
 const reportScript = "section second report"
 
-func newVMImages(t *testing.T, stub func(*vm.Assets) string) *vmImages {
-	t.Helper()
-	m := &vmImages{assets: vm.Require(t), dir: t.TempDir()}
-	build := exec.Command("go", "build", "-trimpath", "-o", m.path("mkexec"), ".")
+// buildMkexec builds the program once.
+var buildMkexec = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "mkexec")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	program := filepath.Join(dir, "mkexec")
+	build := exec.Command("go", "build", "-trimpath", "-o", program, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+		return nil, fmt.Errorf("go build: %w\n%s", err, out)
 	}
-	var err error
-	if m.mkexec, err = os.ReadFile(m.path("mkexec")); err != nil {
+	return os.ReadFile(program)
+})
+
+// newVM returns what every test needs, without an image.
+func newVM(t *testing.T) *vmImages {
+	t.Helper()
+	assets := vm.Require(t)
+	mkexec, err := buildMkexec()
+	if err != nil {
 		t.Fatal(err)
 	}
+	return &vmImages{assets: assets, mkexec: mkexec, dir: t.TempDir()}
+}
+
+func newVMImages(t *testing.T, stub func(*vm.Assets) string) *vmImages {
+	t.Helper()
+	m := newVM(t)
+	var err error
 	m.second, err = m.assets.Image(vm.ImageConfig{
 		Stub: stub(m.assets), Name: "second", Cmdline: vm.Quiet + " from=second ", Script: reportScript,
 	})
@@ -63,21 +85,27 @@ func (m *vmImages) write(t *testing.T, name string, data []byte) string {
 	return m.path(name)
 }
 
-// predict runs mkexec on the host.
-func (m *vmImages) predict(t *testing.T, args ...string) predictionOutput {
+// predict runs mkexec predict, on a machine that says nothing of itself.
+func predict(t *testing.T, args ...string) predictionOutput {
 	t.Helper()
-	args = append([]string{"predict", "--json", "--bank=sha1", "--bank=sha256", "--bank=sha384", "--bank=sha512"}, args...)
-	out, err := exec.Command(m.path("mkexec"), append(args, m.path("second.efi"))...).Output()
-	if err != nil {
-		t.Fatalf("mkexec %v: %v", args, err)
+	args = append([]string{"predict", "--json", "--secure-boot=no", "--bank=sha1", "--bank=sha256", "--bank=sha384", "--bank=sha512"}, args...)
+	var stdout, stderr bytes.Buffer
+	if status := run(args, &system{stdout: &stdout, stderr: &stderr, root: fstest.MapFS{}}); status != exitYes {
+		t.Fatalf("mkexec %q: status %d: %s", args, status, &stderr)
 	}
-	return parsePrediction(t, string(out))
+	return parsePrediction(t, stdout.String())
 }
 
 // predictionOutput is what these tests read of predict --json.
 type predictionOutput struct {
+	Image   struct{ Entry string }
 	Cmdline string
-	Events  []json.RawMessage
+	Initrd  struct {
+		Size   int64
+		SHA256 measure.Digest
+	}
+	Ignored []string
+	Events  []measure.Event
 	Phases  []struct {
 		Phase string
 		PCRs  map[string]map[int]string
@@ -103,7 +131,6 @@ func (m *vmImages) run(t *testing.T, c vm.Config) map[string]string {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, r.Serial)
 	}
-	t.Logf("took %v", r.Took)
 	sections := map[string]string{}
 	for _, s := range vm.Sections(r.Serial) {
 		if _, twice := sections[s.Name]; twice {
@@ -141,6 +168,15 @@ func wantPCRs(t *testing.T, what string, got *vm.Report, want map[string]map[int
 	}
 }
 
+func zeroPCRs() map[string]map[int]string {
+	zero := map[string]map[int]string{}
+	for _, b := range measure.Banks() {
+		z := strings.Repeat("0", 2*b.Size())
+		zero[b.String()] = map[int]string{11: z, 12: z, 13: z}
+	}
+	return zero
+}
+
 // firstFiles are the files of the initrd of the first system.
 func (m *vmImages) firstFiles(more map[string][]byte) map[string]vm.File {
 	files := map[string]vm.File{"mkexec": {Data: m.mkexec, Perm: 0o755}, "second.efi": {Data: m.second, Perm: 0o644}}
@@ -153,7 +189,7 @@ func (m *vmImages) firstFiles(more map[string][]byte) map[string]vm.File {
 // policyFor accepts exactly the PCRs that are predicted at a phase.
 func policyFor(p predictionOutput, phase string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "version: 1\nrequire:\n  - name: root disk\n    at: %s\n    pcrs:\n", phase)
+	fmt.Fprintf(&b, "version: 1\nrequire:\n  - name: root disk\n    at: %q\n    pcrs:\n", phase)
 	for _, at := range p.Phases {
 		if at.Phase != phase {
 			continue
@@ -199,15 +235,15 @@ func TestVMKexecEqualsFirmware(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m := newVMImages(t, stub)
-			predicted := m.predict(t)
+			predicted := predict(t, m.path("second.efi"))
 
 			// (a) by firmware
 			byFirmware := reportOf(t, m.run(t, vm.Config{ESP: map[string][]byte{"EFI/BOOT/BOOTX64.EFI": m.second}}), "second")
 			wantPCRs(t, "firmware boot", byFirmware, predicted.Phases[0].PCRs)
 
 			// (b) by mkexec, after (d) attempts that must be refused
-			policy := policyFor(predicted, "enter-initrd")
-			digest := predicted.Phases[1].PCRs["sha256"][11]
+			policy := policyFor(predicted, "")
+			digest := predicted.Phases[0].PCRs["sha256"][11]
 			tampered := slices.Clone(m.second)
 			tampered[len(tampered)/2] ^= 1 // in .linux or .initrd
 			first, err := m.assets.Initrd(func() map[string]vm.File {
@@ -234,11 +270,7 @@ exec /mkexec boot --no-verify --policy=/policy.yaml /second.efi
 			}
 			got := m.run(t, vm.Config{Kernel: m.assets.Kernel, Initrd: first, Cmdline: vm.Quiet})
 
-			zero := map[string]map[int]string{}
-			for _, b := range measure.Banks() {
-				z := strings.Repeat("0", 2*b.Size())
-				zero[b.String()] = map[int]string{11: z, 12: z, 13: z}
-			}
+			zero := zeroPCRs()
 			wantPCRs(t, "first system", reportOf(t, got, "before"), zero)
 			after := reportOf(t, got, "after")
 			wantPCRs(t, "after refusals", after, zero)
@@ -247,9 +279,9 @@ exec /mkexec boot --no-verify --policy=/policy.yaml /second.efi
 			}
 			for section, text := range map[string]string{
 				"status":  "\nready",
-				"policy":  "policy not met: PCR 11 (sha256) at enter-initrd will be " + digest + "; root disk accepts " + flipHex(digest),
-				"image":   "policy not met: PCR 11 (sha1) at enter-initrd will be",
-				"cmdline": "policy not met: PCR 12 (sha1) at enter-initrd will be",
+				"policy":  "policy not met: PCR 11 (sha256) before the first phase will be " + digest + "; root disk accepts " + flipHex(digest),
+				"image":   "policy not met: PCR 11 (sha1) before the first phase will be",
+				"cmdline": "policy not met: PCR 12 (sha1) before the first phase will be",
 				"none":    "policy: open /etc/mkexec/policy.yaml: no such file or directory",
 			} {
 				if !strings.Contains(got[section], text) || strings.Contains(got[section], "WRONG") || strings.Contains(got[section], "OUTPUT") {
@@ -311,7 +343,7 @@ exec /mkexec boot --no-verify --no-policy --profile=debug /second.efi
 	wantPCRs(t, "after a refusal", reportOf(t, got, "still"), before.PCRs)
 
 	// The chain, computed by hand from the report of the first system.
-	fromZero := m.predict(t, "--profile=debug")
+	fromZero := predict(t, "--profile=debug", m.path("second.efi"))
 	if before.PCRs["sha256"][11] == fromZero.Phases[0].PCRs["sha256"][11] || strings.Trim(before.PCRs["sha256"][11], "0") == "" {
 		t.Errorf("the first system has PCR 11 %s", before.PCRs["sha256"][11])
 	}

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+
+	"github.com/mkexec/mkexec/measure"
 )
 
 // The errors of Menu.Default.
@@ -13,7 +15,7 @@ var (
 	// ErrNoEntry: there is no entry that systemd-boot would start by itself.
 	ErrNoEntry = errors.New("there is none")
 	// ErrCannotTell: which entry it is depends on what cannot be read.
-	ErrCannotTell = errors.New("cannot tell")
+	ErrCannotTell = measure.ErrCannotTell
 )
 
 // settings are the lines of loader/loader.conf that choose an entry, nil if not there.
@@ -100,6 +102,23 @@ func (m *Menu) choose(v variables, read func() (settings, error)) (*Entry, error
 		}
 	}
 	return m.first()
+}
+
+// checkCounted cannot tell which profile of a UKI with a boot counter an older
+// systemd-boot starts: 257 gives all of them the same name and starts the last
+// one (measured with 257.13; 262 is right).
+func (m *Menu) checkCounted(e *Entry, espFS fs.FS) error {
+	several := func(o *Entry) bool {
+		return o != e && o.Type == Type2 && o.Partition == e.Partition && o.Path == e.Path
+	}
+	if e.Type != Type2 || e.Counter == nil || !slices.ContainsFunc(m.Entries, several) {
+		return nil
+	}
+	loader, err := Loader(espFS)
+	if err != nil || loader.Major == 0 || loader.Major >= 262 {
+		return err
+	}
+	return fmt.Errorf("%.80q: %w: which profile of a UKI with a boot counter %s starts", e.ID, ErrCannotTell, loader)
 }
 
 func (m *Menu) find(pattern string, skipBad bool) *Entry {

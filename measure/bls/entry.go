@@ -71,14 +71,6 @@ type Entry struct {
 	unordered  bool   // so broken that its place is not known
 }
 
-// Name returns the entry's title, or its ID if it has none.
-func (e *Entry) Name() string {
-	if e.Title != "" {
-		return e.Title
-	}
-	return e.ID
-}
-
 // A Menu is what systemd-boot shows.
 type Menu struct {
 	// Entries are in systemd-boot's order, the one to prefer first. Entries for
@@ -133,6 +125,9 @@ func readMenu(espFS, xbootldr, root fs.FS, goarch string) (*Menu, error) {
 	}
 	m.markRunning(vars)
 	e, err := m.choose(vars, func() (settings, error) { return readSettings(espFS) })
+	if err == nil {
+		err = m.checkCounted(e, espFS)
+	}
 	if err == nil && e.Broken != nil {
 		err = fmt.Errorf("%.80q: broken: %w", e.ID, e.Broken)
 	}

@@ -7,10 +7,11 @@ package esp
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"io/fs"
 	"path"
+
+	"github.com/mkexec/mkexec/measure"
 )
 
 // A Type is what a partition that firmware or boot loader reads is.
@@ -27,7 +28,7 @@ const (
 
 // ErrCannotTell is the error of a question that has an answer which is not to
 // be had from here.
-var ErrCannotTell = errors.New("cannot tell")
+var ErrCannotTell = measure.ErrCannotTell
 
 // Mounted returns the mount points of the EFI system partition and of the
 // extended boot loader partition, "" for one that is not mounted. root holds
@@ -101,8 +102,8 @@ func Holding(root fs.FS, file string) (dir, name string, ok bool, err error) {
 		return "", "", false, err
 	}
 	m, found := holding(mounts, file)
-	if !found {
-		return "", "", false, fmt.Errorf("%.80q: on no mount: %w", file, ErrCannotTell)
+	if !found { // in a chroot, whose root need not be a mount
+		return "", "", false, nil
 	}
 	t, err := m.partitionType(root)
 	if err != nil {

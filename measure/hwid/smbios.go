@@ -126,11 +126,11 @@ func textFact(s string) Fact {
 	return Known(s)
 }
 
-// oemCmdline returns the command line in OEM strings, "" if there is none. The
+// oemString returns what follows key in the OEM strings, "" if there is none. The
 // first string that begins so counts (systemd 262, src/boot/smbios.c,
 // smbios_find_oem_string). A structure whose count of strings, its fifth byte,
 // is wrong is refused: the stub does not look at it.
-func oemCmdline(s structure) (string, error) {
+func oemString(s structure, key string) (string, error) {
 	if len(s.formatted) != oemStrings {
 		return "", fmt.Errorf("OEM strings: formatted area of %d bytes: not %d", len(s.formatted), oemStrings)
 	}
@@ -138,7 +138,7 @@ func oemCmdline(s structure) (string, error) {
 		return "", fmt.Errorf("OEM strings: says that it has %d strings, but has %d", count, len(s.strings))
 	}
 	for _, text := range s.strings {
-		if extra, ok := strings.CutPrefix(text, cmdlineExtra); ok {
+		if extra, ok := strings.CutPrefix(text, key); ok {
 			return extra, nil
 		}
 	}

@@ -61,25 +61,48 @@ func ReadMachine(root fs.FS) (*Machine, error) {
 			return nil, fmt.Errorf("%s: %w", dmiTable, err)
 		}
 		m.SMBIOS = smbiosFacts(first)
-		m.CmdlineExtra = Known("")
-		if s, ok := first[typeOEMStrings]; ok {
-			extra, err := oemCmdline(s)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", dmiTable, err)
-			}
-			m.CmdlineExtra = Known(extra)
-		}
 	case errors.Is(err, errHidden) || errors.Is(err, fs.ErrNotExist):
 		if m.SMBIOS, err = readIDs(root); err != nil {
-			return nil, err
-		}
-		if m.CmdlineExtra, err = readOEMStrings(root); err != nil {
 			return nil, err
 		}
 	default:
 		return nil, err
 	}
+	if m.CmdlineExtra, err = readOEMString(root, cmdlineExtra); err != nil {
+		return nil, err
+	}
 	return m, nil
+}
+
+// ReadBootCmdlineExtra reads what systemd-boot 256 and newer puts behind the
+// options of a boot entry for a kernel: what follows
+// io.systemd.boot.kernel-cmdline-extra= in the OEM strings (systemd-boot(7)).
+func ReadBootCmdlineExtra(root fs.FS) (Fact, error) {
+	return readOEMString(root, "io.systemd.boot.kernel-cmdline-extra=")
+}
+
+// readOEMString looks a key up in the OEM strings.
+func readOEMString(root fs.FS, key string) (Fact, error) {
+	table, err := readFile(root, dmiTable)
+	if errors.Is(err, errHidden) || errors.Is(err, fs.ErrNotExist) {
+		return readOEMStrings(root, key)
+	}
+	if err != nil {
+		return nil, err
+	}
+	first, err := parseTable(table)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", dmiTable, err)
+	}
+	s, ok := first[typeOEMStrings]
+	if !ok {
+		return Known(""), nil
+	}
+	extra, err := oemString(s, key)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", dmiTable, err)
+	}
+	return Known(extra), nil
 }
 
 // readDevicetree returns what the devicetree that Linux runs with says of the
@@ -104,6 +127,9 @@ func readDevicetree(root fs.FS) (Fact, error) {
 			return nil, fmt.Errorf("%s: %.80q: not strings, each with a NUL", name, b)
 		}
 		return Fact{string(first), ""}, nil
+	}
+	if entries, err := fs.ReadDir(root, "sys/firmware"); err == nil && len(entries) == 0 {
+		return nil, nil // covered, in a container
 	}
 	b, err := readFile(root, liveFDT)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -220,15 +246,28 @@ func readIDs(root fs.FS) (s SMBIOS, err error) {
 	return s, nil
 }
 
+// noSMBIOS tells whether /sys is there, and has no trace of an SMBIOS. In a
+// container /sys/firmware may be covered by an empty directory.
+func noSMBIOS(root fs.FS) bool {
+	for _, name := range []string{dmiDir, dmiID} {
+		if _, err := fs.Stat(root, name); !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+	}
+	if entries, err := fs.ReadDir(root, "sys/firmware"); err == nil && len(entries) == 0 {
+		return false
+	}
+	_, err := fs.Stat(root, "sys/kernel")
+	return err == nil
+}
+
 // readOEMStrings reads the first structure of type 11. That there is none can be
 // seen by everybody, if the kernel shows structures at all. A running system
 // without any trace of an SMBIOS is taken to have none: kernels that leave the
 // SMBIOS out are only built by experts (Linux, CONFIG_DMI).
-func readOEMStrings(root fs.FS) (Fact, error) {
-	if _, err := fs.Stat(root, dmiDir); errors.Is(err, fs.ErrNotExist) {
-		if _, err := fs.Stat(root, "sys/kernel"); err == nil { // /sys is mounted
-			return Known(""), nil
-		}
+func readOEMStrings(root fs.FS, key string) (Fact, error) {
+	if noSMBIOS(root) {
+		return Known(""), nil
 	}
 	entries, err := fs.ReadDir(root, dmiEntries)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
@@ -259,7 +298,7 @@ func readOEMStrings(root fs.FS) (Fact, error) {
 		return nil, fmt.Errorf("%s: type %d with %d bytes behind it: not one structure of type %d",
 			name, s.formatted[0], len(rest), typeOEMStrings)
 	}
-	extra, err := oemCmdline(s)
+	extra, err := oemString(s, key)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}

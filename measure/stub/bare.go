@@ -46,7 +46,9 @@ func Bare(linux measure.Content, initrds []measure.Content, cmdline string) (*Bo
 // LinuxEntry returns what systemd-boot does with a boot entry for a kernel that
 // has no stub around it (Boot Loader Specification, type 1, key linux): it
 // measures the load options that it makes, which name the initrds too, and
-// nothing else. The names of the initrds are those in the entry (systemd 257, src/boot/boot.c, initrd_prepare, image_start).
+// nothing else. The names of the initrds are those in the entry. Each initrd but
+// the last is padded with zero bytes to a multiple of 4 (systemd 257,
+// src/boot/boot.c, initrd_prepare, image_start).
 func LinuxEntry(linux measure.Content, initrds []File, options string) (*Boot, error) {
 	var contents []measure.Content
 	cmdline := ""
@@ -59,7 +61,13 @@ func LinuxEntry(linux measure.Content, initrds []File, options string) (*Boot, e
 		return nil, err
 	}
 	b.Measurements = nil
-	b.Initrd = contents // one directly behind the other
+	b.Initrd = nil
+	for i, c := range contents {
+		b.Initrd = append(b.Initrd, c)
+		if pad := padding(c.Size()); pad != "" && i < len(contents)-1 {
+			b.Initrd = append(b.Initrd, measure.Bytes([]byte(pad)))
+		}
+	}
 	if units := toUTF16(Join(cmdline, options)); len(units) > 0 {
 		b.measureText(loadOptions, units)
 	}

@@ -23,6 +23,10 @@ var features = []struct {
 	{`\loader\extensions`, 258},
 }
 
+// ErrFeatures is wrapped in the error for a stub whose code does not fit its
+// version. It is an ErrCannotTell.
+var ErrFeatures = fmt.Errorf("whose rules it follows: %w", ErrCannotTell)
+
 // maxCode bounds the sections that are looked at as code, in bytes; those of
 // systemd-stub have less than a fifth of it.
 const maxCode = 1 << 20
@@ -51,9 +55,9 @@ func checkFeatures(f *uki.File, v uki.Stub) error {
 	check := func(what string, known bool, since int) error {
 		switch {
 		case known && since > v.Major:
-			return fmt.Errorf("%s knows %s, which came with version %d; whose rules it follows: %w", v, what, since, ErrCannotTell)
+			return fmt.Errorf("%s knows %s, which came with version %d; %w", v, what, since, ErrFeatures)
 		case !known && since <= v.Major:
-			return fmt.Errorf("%s does not know %s, which version %d has; whose rules it follows: %w", v, what, since, ErrCannotTell)
+			return fmt.Errorf("%s does not know %s, which version %d has; %w", v, what, since, ErrFeatures)
 		}
 		return nil
 	}

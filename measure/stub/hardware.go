@@ -9,6 +9,10 @@ import (
 	"github.com/mkexec/mkexec/measure/uki"
 )
 
+// ErrHardware is wrapped in the error for a section that is for certain machines
+// if it is not known whether this is one of them. It is an ErrCannotTell.
+var ErrHardware = fmt.Errorf("whether it is used depends on the hardware: %w", ErrCannotTell)
+
 // selectForHardware finds the section of a name of which an image may have
 // several, each for certain machines: .dtbauto by the devicetree's compatible
 // string, .efifw by the firmware's ID. The first one that is for this machine
@@ -24,7 +28,7 @@ func selectForHardware(name string, sections []*uki.Section, machine *hwid.Machi
 	if len(candidates) == 0 {
 		return nil, nil
 	}
-	cannotTell := fmt.Errorf("section %s: whether it is used depends on the hardware: %w", name, ErrCannotTell)
+	cannotTell := fmt.Errorf("section %s: %w", name, ErrHardware)
 	if machine == nil {
 		return nil, cannotTell
 	}

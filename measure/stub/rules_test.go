@@ -250,7 +250,7 @@ func TestSelectsProfile(t *testing.T) {
 		"@-1": false, "@+1": false, "@0x1": false, "@1_0": false, "@4294967296": false,
 		"@0": true, "@1": true, "@1 ": true, "@1 quiet": true, "@007 x": true, "@4294967295": true,
 	} {
-		if got := selectsProfile(text); got != want {
+		if got := func() bool { _, _, ok := SplitProfile(text); return ok }(); got != want {
 			t.Errorf("%q selects a profile: %v", text, got)
 		}
 	}

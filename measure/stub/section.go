@@ -1,12 +1,12 @@
 package stub
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/mkexec/mkexec/measure"
 	"github.com/mkexec/mkexec/measure/hwid"
 	"github.com/mkexec/mkexec/measure/uki"
 )
@@ -46,7 +46,7 @@ var canonicalOrder = []section{
 
 // ErrCannotTell is the error, or wrapped in it, when what the stub does depends
 // on something that is not known.
-var ErrCannotTell = errors.New("cannot tell")
+var ErrCannotTell = measure.ErrCannotTell
 
 // knownSections returns the names that a version knows, in canonical order.
 func knownSections(major int) []string {

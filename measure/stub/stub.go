@@ -59,6 +59,9 @@ type Options struct {
 	// Hardware is the machine that .dtbauto and .efifw are selected for; nil if
 	// it is not known.
 	Hardware *hwid.Machine
+	// IgnoreRefused starts an image whose command line cannot be replaced with the
+	// embedded one, as firmware would; see ErrCmdlineRefused.
+	IgnoreRefused bool
 	// Version is the version of systemd-stub whose rules apply, in place of the
 	// one that the image names; "" for that one.
 	Version string
@@ -71,6 +74,9 @@ type Boot struct {
 	Stub uki.Stub
 	// Profile is the number of the profile.
 	Profile int
+	// Embedded is the embedded command line, as the kernel would get it alone,
+	// and OSRelease the text of .osrel; "" if there is none.
+	Embedded, OSRelease string
 	// Devicetrees names the devicetrees that the stub would install, in order.
 	Devicetrees []string
 	// Ignored says which addons are not used, and why.
@@ -139,6 +145,9 @@ func Load(f *uki.File, opts Options) (*Boot, error) {
 		}
 	}
 	passed := mangle(toUTF16(text), version)
+	if len(passed) == 0 && text != "" && (version.Major == 255 || version.Major == 256) {
+		return nil, fmt.Errorf("command line: only blanks: what %s does with that: %w", version, ErrCannotTell) // it reads beyond the text
+	}
 	if opts.Via == ViaKexec && opts.Cmdline != nil && len(passed) == 0 {
 		return nil, fmt.Errorf("command line: empty: it would not replace the embedded one")
 	}
@@ -167,6 +176,9 @@ func (b *Boot) run(f *uki.File, sel selection, passed []uint16, opts Options) er
 		b.measureTag(tagProfile, n, fmt.Sprintf("profile %d", b.Profile), measure.Bytes(n))
 	}
 	b.measureSections(sel)
+	if err := b.describe(sel); err != nil {
+		return err
+	}
 	if err := b.decideCmdline(sel, passed, opts); err != nil {
 		return err
 	}
@@ -192,6 +204,18 @@ func (b *Boot) run(f *uki.File, sel selection, passed []uint16, opts Options) er
 	}
 	b.Initrd = b.composeInitrd(sel, archives, addons)
 	return nil
+}
+
+// describe notes what the image says of itself.
+func (b *Boot) describe(sel selection) (err error) {
+	if s := sel[".osrel"]; s != nil {
+		if b.OSRelease, err = s.Text(); err != nil {
+			return err
+		}
+	}
+	embedded, err := embeddedCmdline(sel, b.Stub)
+	b.Embedded = toUTF8(embedded)
+	return err
 }
 
 // Rules returns the stub whose rules apply to an image: the one that it names,
@@ -238,7 +262,7 @@ func passedText(f *uki.File, v uki.Stub, opts Options, base, profile []*uki.Sect
 	if opts.Append != "" {
 		text = Join(text, opts.Append)
 	}
-	if selectsProfile(text) && v.Major >= 257 {
+	if _, _, selects := SplitProfile(text); selects && v.Major >= 257 {
 		return "", fmt.Errorf("command line: begins with %.12q, which selects a profile; name the profile by its own option", text)
 	}
 	return text, CheckCmdline(text)
@@ -287,7 +311,9 @@ func (b *Boot) decideCmdline(sel selection, passed []uint16, opts Options) error
 			b.measureText("command line", passed)
 			return nil
 		}
-		if opts.Via == ViaKexec {
+		if opts.IgnoreRefused {
+			b.Ignored = append(b.Ignored, fmt.Sprintf("command line %q: under Secure Boot the embedded one counts", toUTF8(passed)))
+		} else if opts.Via == ViaKexec {
 			return fmt.Errorf("command line %.80q: under Secure Boot %w", toUTF8(passed), ErrCmdlineRefused)
 		}
 	}

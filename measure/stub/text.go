@@ -92,12 +92,15 @@ func isGarbage(units []uint16, v uki.Stub) (bool, error) {
 	return false, fmt.Errorf("load options: control characters: whether %s ignores all of the options for them: %w", v, ErrCannotTell)
 }
 
-// selectsProfile tells whether the stub would take the beginning of load options
-// for the choice of a profile: "@", digits, and then the end or a space (systemd
-// 262, src/boot/stub.c, parse_profile_from_cmdline).
-func selectsProfile(text string) bool {
-	digits, ok := strings.CutPrefix(text, "@")
-	digits, _, _ = strings.Cut(digits, " ")
-	_, err := strconv.ParseUint(digits, 10, 32)
-	return ok && err == nil
+// SplitProfile splits the choice of a profile off the beginning of load options
+// as the stub does since 257: "@", digits, and then the end or a space, which
+// goes too (systemd 262, src/boot/stub.c, parse_profile_from_cmdline). ok is
+// false if they do not choose one.
+func SplitProfile(options string) (number, rest string, ok bool) {
+	number, ok = strings.CutPrefix(options, "@")
+	number, rest, _ = strings.Cut(number, " ")
+	if _, err := strconv.ParseUint(number, 10, 32); !ok || err != nil {
+		return "", options, false
+	}
+	return number, rest, true
 }
