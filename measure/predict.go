@@ -90,6 +90,19 @@ func Predict(image *Image, opts Options) (*Prediction, error) {
 	return p, nil
 }
 
+// From returns what the same events do from another base. The base may know
+// more PCRs, and fewer banks.
+func (p *Prediction) From(base PCRs) (*Prediction, error) {
+	q := *p
+	q.Base, q.final = base.Clone(), base.Clone()
+	for _, ev := range p.Events {
+		if err := q.final.Extend(ev); err != nil {
+			return nil, fmt.Errorf("predict: %w", err)
+		}
+	}
+	return &q, nil
+}
+
 // At returns the PCRs at a phase of the system that is started: after all
 // events and the words of the phase path, and what its userspace extends
 // together with them. A PCR that cannot be told is absent.

@@ -89,8 +89,8 @@ func (r *ImageRules) Check(f *ImageFacts) error {
 	switch {
 	case r.EmbeddedCmdline && f.Cmdline != f.Embedded:
 		got, want := part(f.Cmdline, f.Embedded)
-		return &MismatchError{Reason: ReasonCmdline, Detail: fmt.Sprintf("command line: only the embedded one is allowed, and at byte %d it has %.80q, there %.80q",
-			len(f.Cmdline)-len(got), got, want)}
+		no := fmt.Sprintf("only the embedded one is allowed, and at byte %d it has %.80q, there %.80q", len(f.Cmdline)-len(got), got, want)
+		return &MismatchError{Reason: ReasonCmdline, Detail: "command line: " + no}
 	case r.Cmdlines != nil && !slices.ContainsFunc(r.Cmdlines, func(p string) bool { return matchCmdline(p, f.Cmdline) }):
 		return &MismatchError{Reason: ReasonCmdline, Detail: fmt.Sprintf("command line: %.200q is none of those that are allowed", f.Cmdline)}
 	}

@@ -17,7 +17,8 @@ func parseImage(n *yaml.Node) (r ImageRules, err error) {
 	if r.SBAT, err = parseTrust(keys["sbat"], "sbat"); err != nil {
 		return r, err
 	}
-	if r.Certificates, err = parseList(keys["certificates"], "certificates", func(n *yaml.Node) (string, error) { return parsePath(n, "certificates") }); err != nil {
+	certificate := func(n *yaml.Node) (string, error) { return parsePath(n, "certificates") }
+	if r.Certificates, err = parseList(keys["certificates"], "certificates", certificate); err != nil {
 		return r, err
 	}
 	if err := r.parseCmdline(keys["cmdline"]); err != nil {

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/mkexec/mkexec/kexec"
 	"github.com/mkexec/mkexec/measure"
 	"github.com/mkexec/mkexec/measure/stub"
+	"github.com/mkexec/mkexec/measure/tpm"
 	"github.com/mkexec/mkexec/policy"
 	"github.com/spf13/cobra"
 )
@@ -27,11 +29,12 @@ func newBoot(sys *system, out *bytes.Buffer) *cobra.Command {
 		RunE: func(_ *cobra.Command, args []string) error { return b.boot(args) },
 	}
 	b.add(cmd)
+	b.addTrust()
 	b.addPhases("a phase `PATH` to print for --dry-run and --json")
 	fl := cmd.Flags()
 	fl.StringVar(&b.policy, "policy", defaultPolicy, "the policy `FILE`")
 	fl.BoolVar(&b.noPolicy, "no-policy", false, "boot without a policy")
-	fl.BoolVar(&b.noVerify, "no-verify", false, "boot although the signatures of the image and its addons are not checked")
+	fl.BoolVar(&b.noVerify, "no-verify", false, "boot although the signature of the image, or of an addon, is not trusted")
 	fl.BoolVar(&b.ignoreDTB, "ignore-dtb", false, "boot an image with a devicetree, which is then measured but not used")
 	fl.BoolVar(&b.now, "now", false, "jump at once, without shutting systemd's services down")
 	fl.BoolVar(&b.dryRun, "dry-run", false, "print every event in order and stop before anything changes")
@@ -48,6 +51,7 @@ type booter struct {
 	policy    string
 	noPolicy  bool
 	ignoreDTB bool
+	dev       *tpm.Device
 	now       bool
 	dryRun    bool
 
@@ -81,7 +85,11 @@ func (b *booter) boot(args []string) error {
 }
 
 func (b *booter) tryBoot(args []string) error {
-	checker, err := b.checker()
+	file, err := b.readPolicy()
+	if err != nil {
+		return err
+	}
+	v, err := b.newVerifier(b.sys, file.Image)
 	if err != nil {
 		return err
 	}
@@ -103,7 +111,13 @@ func (b *booter) tryBoot(args []string) error {
 	}
 	defer m.close()
 	var userspace *userspace
+	var judged *judgement
 	opts := kexec.Options{
+		Verify: func(image measure.Content) (err error) {
+			judged, err = v.verify(image)
+			return err
+		},
+		PCRs: otherPCRs(),
 		Stub: m.opts, IgnoreDevicetree: b.ignoreDTB, InitrdDigest: b.json,
 		OSSeparator: func(boot *stub.Boot) (separator measure.Separator, err error) {
 			if userspace, err = b.findUserspace(b.sys, m, boot); err != nil {
@@ -117,6 +131,7 @@ func (b *booter) tryBoot(args []string) error {
 		return err
 	}
 	defer dev.Close()
+	b.dev = dev
 	banks, err := b.banksOf(dev)
 	if err != nil {
 		return err
@@ -133,12 +148,7 @@ func (b *booter) tryBoot(args []string) error {
 		return inFile(m.path, err)
 	}
 	defer plan.Close()
-	if rs, ok := checker.(policy.Requirements); ok {
-		if err := userspace.reaches(rs); err != nil {
-			return inFile(m.path, err)
-		}
-	}
-	if err := plan.Check(checker); err != nil {
+	if err := b.decide(plan, file, v, judged, userspace); err != nil {
 		return inFile(m.path, err)
 	}
 	b.note(m, plan.Boot, userspace)
@@ -148,13 +158,10 @@ func (b *booter) tryBoot(args []string) error {
 	return b.jump(plan)
 }
 
-// checker returns what has to agree, and refuses to go without it.
-func (b *booter) checker() (kexec.Checker, error) {
+// readPolicy returns what has to agree, and refuses to go without it.
+func (b *booter) readPolicy() (*policy.File, error) {
 	if b.json && !b.dryRun {
 		return nil, withHint(errors.New("--json goes with --dry-run: after the jump nobody is left to print"), "mkexec boot --dry-run --json ...")
-	}
-	if !b.noVerify {
-		return nil, withHint(errors.New("the signature of the image is not checked by this version"), "to boot an image that you trust for other reasons: mkexec boot --no-verify …")
 	}
 	if !b.dryRun && !b.now && kexec.ReadMachine(b.sys.root).Systemd == kexec.Yes {
 		return nil, withHint(errors.New("systemd runs this machine, and its services would be cut off"), "to do so all the same: mkexec boot --now …")
@@ -163,13 +170,47 @@ func (b *booter) checker() (kexec.Checker, error) {
 		return nil, errors.New("this is a container (a PID namespace of its own), from which the kernel does not jump")
 	}
 	if b.noPolicy {
-		return kexec.AcceptAnything{}, nil
+		return &policy.File{}, nil
 	}
 	file, err := readPolicy(b.policy)
 	if err != nil {
-		return nil, withHint(err, "to name a policy: --policy=FILE; to insist on having none: --no-policy")
+		return nil, withHint(err, "to write one: mkexec policy init IMAGE; to insist on having none: mkexec boot --no-policy …")
 	}
-	return file.Require, inFile(b.policy, followed(file))
+	return file, nil
+}
+
+// otherPCRs are those that policies may name beside those that the image changes.
+func otherPCRs() []measure.PCR {
+	return slices.DeleteFunc(measure.PredictablePCRs(), func(n measure.PCR) bool { return slices.Contains(measure.StubPCRs(), n) })
+}
+
+// decide asks the policy about the plan.
+func (b *booter) decide(plan *kexec.Plan, file *policy.File, v *verifier, j *judgement, u *userspace) error {
+	if v.interesting() && !b.dryRun {
+		fmt.Fprintf(b.sys.stderr, "mkexec: note: image: %s\n", clean(j.String()))
+	}
+	var digest measure.Digest
+	if file.Image.Allow != nil {
+		var err error
+		if digest, err = plan.ImageDigest(); err != nil {
+			return err
+		}
+	}
+	if err := v.checkRules(plan.Boot, digest, j); err != nil {
+		return err
+	}
+	if len(file.Require) == 0 {
+		return plan.Check(kexec.AcceptAnything{}) // the rules for images were all that is asked, or nothing is
+	}
+	if err := u.reaches(file.Require); err != nil {
+		return err
+	}
+	o := &opener{boot: plan.Boot, readNV: func(index uint32) ([]byte, []byte, error) { return readNV(b.dev, index) }}
+	var rs policy.Requirements
+	for _, r := range file.Require {
+		rs = append(rs, o.resolve(r).Requirement)
+	}
+	return plan.Check(rs)
 }
 
 // note tells, on stderr, what a person who did not ask may want to know.

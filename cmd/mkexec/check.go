@@ -5,147 +5,355 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"reflect"
+	"io/fs"
 	"strings"
 
 	"github.com/mkexec/mkexec/measure"
+	"github.com/mkexec/mkexec/measure/eventlog"
 	"github.com/mkexec/mkexec/policy"
+	"github.com/mkexec/mkexec/policy/discover"
 	"github.com/spf13/cobra"
 )
 
+// The starts that check looks at.
+const (
+	startKexec = "kexec"
+	startCold  = "cold"
+	startBoth  = "both"
+)
+
+// A checker is one run of mkexec check.
+type checker struct {
+	imageFlags
+	sys *system
+	out *bytes.Buffer
+
+	policyPath, reference string
+	luks, keys, pcrsigs   []string
+	publicKey, pcrlock    string
+	at                    string
+	start                 string
+}
+
 func newCheck(sys *system, out *bytes.Buffer) *cobra.Command {
-	var f imageFlags
-	var policyPath, reference string
+	c := checker{sys: sys, out: out}
 	cmd := &cobra.Command{
 		Use:   "check [flags] [IMAGE | --linux=FILE [--initrd=FILE]... --cmdline=STR]",
 		Short: "Check whether the PCRs that an image leads to are in policy",
-		Long: "Predict as predict does and check the PCRs against the policy. Exit status 0 is yes, 1 is no,\n" +
-			"2 is cannot tell. A no names each PCR with the accepted and the predicted value and, with\n" +
-			"--reference, the first event that differs from those of an image that is known to be good.",
+		Long: "Predict as predict does, and tell of each policy and secret whether it will hold or open: of those\n" +
+			"that are named, else of the policy of this machine and of what is found on it. Exit status 0 is\n" +
+			"yes to all that is required, 1 is no, 2 is cannot tell. Nothing is unsealed, no PIN is asked for.",
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			file, err := readPolicy(policyPath)
-			if err != nil {
-				return err
-			}
-			if err := followed(file); err != nil {
-				return inFile(policyPath, err)
-			}
-			f.needsUserspace = true
-			p, err := f.predict(sys, args)
-			if err != nil {
-				return err
-			}
-			writeNotes(sys.stderr, p.image, p.boot, p.userspace)
-			if err := p.userspace.reaches(file.Require); err != nil {
-				return err
-			}
-			c := checkJSON{Version: 1, OK: true, Image: p.imageJSON(), Base: p.base, Policy: policyPath, Mismatches: []mismatchJSON{}}
-			err = file.Require.Check(p.Prediction)
-			var no *policy.MismatchError
-			switch {
-			case errors.As(err, &no):
-				c.OK, c.Reason = false, "pcr-mismatch"
-				for _, m := range no.Mismatches {
-					c.Mismatches = append(c.Mismatches, mismatchJSON{m.Requirement, m.Phase, m.Bank, m.PCR, m.Want, m.Got})
-				}
-			case err != nil:
-				return cannotTellHint(err, p)
-			}
-			if !c.OK && reference != "" {
-				// a no stays one, whatever is wrong with the reference
-				if c.FirstDifference, err = f.compare(sys, p, reference); err != nil {
-					report(sys.stderr, fmt.Errorf("reference: %w", err))
-				}
-			}
-			if len(f.phases) > 0 {
-				j, err := p.json()
-				if err != nil {
-					return err
-				}
-				c.Phases = j.Phases
-			}
-			if f.json {
-				if err := printJSON(out, c); err != nil {
-					return err
-				}
-				if !c.OK {
-					return errNo
-				}
-				return nil
-			}
-			if err := c.print(out, no); err != nil {
-				return err
-			}
-			if !c.OK {
-				return errNo
-			}
-			return nil
-		},
+		RunE: func(_ *cobra.Command, args []string) error { return c.check(args) },
 	}
-	f.add(cmd)
-	f.addPhases("also print the PCRs at a phase `PATH`; the policy says itself at which phases it has to hold")
-	f.addVia()
-	cmd.Flags().StringVar(&policyPath, "policy", defaultPolicy, "the policy `FILE`")
-	cmd.Flags().StringVar(&reference, "reference", "", "a known good `IMAGE` to name the first differing event against")
+	c.add(cmd)
+	c.addPhases("also print the PCRs at a phase `PATH`; the policy says itself at which phases it has to hold")
+	c.addVia()
+	c.addTrust()
+	fl := cmd.Flags()
+	fl.StringVar(&c.policyPath, "policy", defaultPolicy, "the policy `FILE`")
+	fl.StringVar(&c.reference, "reference", "", "a known good `IMAGE` to name the first differing event against")
+	fl.StringArrayVar(&c.luks, "luks", nil, "a LUKS2 `DEVICE`, header, or tokens in JSON; may be given more than once")
+	fl.StringArrayVar(&c.pcrsigs, "pcrsig", nil, "signed PCR policies, `FILE`, or image; may be given more than once")
+	fl.StringVar(&c.publicKey, "public-key", "", "the public key in PEM of --pcrsig, `FILE` (default: that in the image)")
+	fl.StringVar(&c.pcrlock, "pcrlock", "", "the policy of systemd-pcrlock, `FILE`")
+	fl.StringArrayVar(&c.keys, "key", nil, "a TPM 2.0 key `FILE`; may be given more than once")
+	fl.StringVar(&c.at, "at", "enter-initrd", "the phase `PATH` at which what is named is wanted")
+	fl.StringVar(&c.start, "for", startKexec, "which `START` it is about: kexec, cold, or both")
 	return cmd
 }
 
-// A checkJSON is the output of check --json, version 1.
-type checkJSON struct {
-	Version int       `json:"version"`
-	OK      bool      `json:"ok"`
-	Reason  string    `json:"reason,omitempty"` // pcr-mismatch
-	Image   imageJSON `json:"image"`
-	Base    string    `json:"base"`
-	Policy  string    `json:"policy"`
-	// Mismatches are the PCRs that are not accepted.
-	Mismatches      []mismatchJSON   `json:"mismatches"`
-	FirstDifference *firstDifference `json:"first_difference,omitempty"`
-	Phases          []phaseJSON      `json:"phases,omitempty"` // with --phase
+func (c *checker) check(args []string) error {
+	if c.start != startKexec && c.start != startCold && c.start != startBoth {
+		return fmt.Errorf("--for=%.40s: unknown (known: kexec cold both)", c.start)
+	}
+	phases, err := c.parsePhases()
+	if err != nil {
+		return err
+	}
+	file, named, err := c.named()
+	if err != nil {
+		return err
+	}
+	v, err := c.newVerifier(c.sys, file.Image)
+	if err != nil {
+		return err
+	}
+	m, err := c.open(c.sys, args)
+	if err != nil {
+		return err
+	}
+	defer m.close()
+	boot, err := m.load()
+	if err != nil {
+		return err
+	}
+	base, err := c.wholeBase()
+	if err != nil {
+		return err
+	}
+	wantsDigest := c.json
+	c.json = c.json || file.Image.Allow != nil // for the SHA-256 of the file
+	c.needsUserspace = true
+	p, err := c.predictFrom(c.sys, m, boot, base, phases)
+	if err != nil {
+		return err
+	}
+	c.json = wantsDigest
+	writeNotes(c.sys.stderr, m, boot, p.userspace)
+
+	o := &opener{boot: boot, pcrlock: c.pcrlock}
+	if c.from == "tpm" {
+		o.readNV = c.readNV
+	}
+	if len(c.pcrsigs) > 0 {
+		o.pcrsig = c.pcrsigs[0]
+	}
+	var secrets []*secret
+	for _, r := range append(file.Require, named...) {
+		secrets = append(secrets, o.resolve(r))
+	}
+	if !c.anyNamed() {
+		o.root = c.sys.root
+		found, err := c.discover(o)
+		if err != nil {
+			return err
+		}
+		secrets = append(secrets, found...)
+	}
+	result := &checkJSON{
+		Version: 1, OK: true, Image: p.imageJSON(), Base: p.base, Policy: c.policyPath,
+		Sources: []sourceJSON{}, Mismatches: []mismatchJSON{},
+	}
+	if err := c.checkImage(result, v, m, p); err != nil {
+		return err
+	}
+	if len(secrets) == 0 && result.Trust == "" {
+		return withHint(errors.New("nothing to check: no policy, and no secret on this machine that depends on PCRs"), "mkexec policy init IMAGE")
+	}
+	cannotTell, err := c.judge(result, secrets, p)
+	if err != nil {
+		return err
+	}
+	return c.finish(result, p, cannotTell)
 }
 
-// print prints the verdict for a person; no is nil if it is a yes.
-func (c *checkJSON) print(w io.Writer, no *policy.MismatchError) error {
-	if no == nil {
-		fmt.Fprintf(w, "%s: in policy (%s)\n", clean(c.Image.Path), clean(c.Policy))
+// named returns the policy file, and the requirements that flags make.
+func (c *checker) named() (*policy.File, policy.Requirements, error) {
+	at, err := measure.ParsePhase(c.at)
+	if err != nil {
+		return nil, nil, err
+	}
+	var rs policy.Requirements
+	add := func(kind policy.SourceKind, path string) {
+		rs = append(rs, policy.Requirement{Name: path, At: at, Source: &policy.Source{Kind: kind, Path: path, PublicKey: c.publicKey}})
+	}
+	for _, path := range c.luks {
+		add(policy.SourceLUKS, path)
+	}
+	for _, path := range c.pcrsigs {
+		if len(c.luks) == 0 || path != c.pcrsigs[0] { // otherwise it is what the tokens want
+			add(policy.SourceSignature, path)
+		}
+	}
+	if c.pcrlock != "" && len(c.luks) == 0 {
+		add(policy.SourcePCRLock, c.pcrlock)
+	}
+	for _, path := range c.keys {
+		add(policy.SourceKey, path)
+	}
+	file, err := readPolicy(c.policyPath)
+	if errors.Is(err, fs.ErrNotExist) && !c.cmd.Flags().Changed("policy") {
+		return &policy.File{}, rs, nil
+	}
+	return file, rs, err
+}
+
+// anyNamed tells whether the person said what to look at.
+func (c *checker) anyNamed() bool {
+	for _, name := range []string{"policy", "luks", "pcrsig", "pcrlock", "key"} {
+		if c.cmd.Flags().Changed(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// discover returns the secrets of this machine, and the image's own signed
+// policies.
+func (c *checker) discover(o *opener) ([]*secret, error) {
+	found, err := discover.Find(c.sys.root)
+	if err != nil {
+		return nil, fmt.Errorf("secrets of this machine: %w", err)
+	}
+	var secrets []*secret
+	for _, f := range found {
+		if f.Source.Kind == policy.SourcePCRLock && o.pcrlock == "" {
+			o.pcrlock = f.Source.Path
+		}
+	}
+	for _, f := range found {
+		if s := o.found(f); s != nil {
+			secrets = append(secrets, s)
+		}
+	}
+	if o.boot.PCRSignature != nil {
+		secrets = append(secrets, o.resolve(policy.Requirement{
+			Name: "the image's .pcrsig", At: "enter-initrd", Optional: true,
+			Source: &policy.Source{Kind: policy.SourceSignature, Path: policy.InImage},
+		}))
+	}
+	return secrets, nil
+}
+
+// wholeBase is base with all PCRs that policies may name.
+func (c *checker) wholeBase() (measure.PCRs, error) {
+	base, err := c.base()
+	if err != nil || c.from != "tpm" {
+		return base, err
+	}
+	dev, err := c.openTPM()
+	if err != nil {
+		return nil, err
+	}
+	defer dev.Close()
+	banks, err := c.parseBanks()
+	if err != nil {
+		return nil, err
+	}
+	all, err := dev.Read(measure.PredictablePCRs()...)
+	if err != nil {
+		return nil, err
+	}
+	return onlyBanks(all, banks)
+}
+
+// coldPCRs are those that firmware alone sets, the same at every cold boot of
+// the same machine; PCRs 4 and 9 depend on what is started.
+var coldPCRs = []measure.PCR{0, 1, 2, 3, 5, 6, 7, 14}
+
+// coldBase returns the PCRs before the image is started by firmware: PCRs 11 to
+// 13 are zero, and the others are what the firmware's log of this boot says, or
+// not known.
+func (c *checker) coldBase(banks []measure.Bank) measure.PCRs {
+	base := measure.Zero(banks, measure.StubPCRs()...)
+	f, err := c.sys.root.Open("sys/kernel/security/tpm0/binary_bios_measurements")
+	if err != nil {
+		return base
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, eventlog.MaxFirmware+1))
+	if err != nil {
+		return base
+	}
+	log, err := eventlog.ParseFirmware(raw)
+	if err != nil {
+		return base
+	}
+	for _, b := range banks {
+		replayed, err := log.Replay(b)
+		if err != nil {
+			continue
+		}
+		for _, n := range coldPCRs {
+			if d := replayed[b][n]; d != nil {
+				base.Set(b, n, d)
+			}
+		}
+	}
+	return base
+}
+
+// checkImage looks at the signature of the image, and at the rules for images.
+func (c *checker) checkImage(result *checkJSON, v *verifier, m *image, p *prediction) error {
+	whole := m.src.UKI
+	if whole == nil {
+		whole = m.src.Linux
+	}
+	var no *policy.MismatchError
+	j, err := v.verify(whole)
+	if err == nil {
+		if v.interesting() {
+			result.Trust = j.String()
+		}
+		err = v.checkRules(p.boot, p.digest, j)
+	}
+	if errors.As(err, &no) {
+		result.Trust = strings.TrimPrefix(no.Detail, "image: ")
+		result.OK, result.Reason = false, no.Reason
+		return nil
+	}
+	return inFile(m.path, err)
+}
+
+// judge asks every source about every start, and returns why something that is
+// required cannot be told, nil if everything can.
+func (c *checker) judge(result *checkJSON, secrets []*secret, p *prediction) (cannotTell, err error) {
+	cold, err := p.From(c.coldBase(p.Base.Banks()))
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range secrets {
+		for _, start := range []struct {
+			name string
+			p    *measure.Prediction
+		}{{startKexec, p.Prediction}, {startCold, cold}} {
+			if c.start != startBoth && c.start != start.name {
+				continue
+			}
+			verdict := s.judge(start.name, start.p, cold, p.userspace)
+			result.Sources = append(result.Sources, verdict.json())
+			switch {
+			case verdict.optional:
+			case verdict.no != nil:
+				result.OK = false
+				if result.Reason == "" {
+					result.Reason = verdict.no.Reason
+				}
+				for _, x := range verdict.no.Mismatches {
+					result.Mismatches = append(result.Mismatches, mismatchJSON{x.Requirement, x.Phase, x.Bank, x.PCR, x.Want, x.Got})
+				}
+			case verdict.err != nil && cannotTell == nil:
+				cannotTell = cannotTellHint(fmt.Errorf("%s: %w", s.Name, verdict.err), p)
+			}
+		}
+	}
+	return cannotTell, nil
+}
+
+// finish prints the result. A no is one whatever else cannot be told; without
+// one, what cannot be told is trouble.
+func (c *checker) finish(result *checkJSON, p *prediction, cannotTell error) error {
+	if !result.OK && c.reference != "" {
+		// a no stays one, whatever is wrong with the reference
+		var err error
+		if result.FirstDifference, err = c.compare(c.sys, p, c.reference); err != nil {
+			report(c.sys.stderr, fmt.Errorf("reference: %w", err))
+		}
+	}
+	if result.OK && cannotTell != nil {
+		for _, s := range result.Sources { // the rest is known, and worth telling
+			fmt.Fprintf(c.sys.stderr, "mkexec: note: %s\n", clean(s.String()))
+		}
+		return cannotTell
+	}
+	if len(c.phases) > 0 {
+		j, err := p.json()
+		if err != nil {
+			return err
+		}
+		result.Phases = j.Phases
+	}
+	err := error(nil)
+	if c.json {
+		err = printJSON(c.out, result)
 	} else {
-		for _, m := range no.Mismatches {
-			fmt.Fprintln(w, m)
-		}
+		err = result.print(c.out)
 	}
-	if c.FirstDifference != nil {
-		fmt.Fprintln(w, c.FirstDifference)
+	if err == nil && !result.OK {
+		return errNo
 	}
-	return printPhases(w, c.Phases)
-}
-
-type mismatchJSON struct {
-	Requirement string           `json:"requirement"`
-	At          measure.Phase    `json:"at"`
-	Bank        measure.Bank     `json:"bank"`
-	PCR         measure.PCR      `json:"pcr"`
-	Want        []measure.Digest `json:"want"`
-	Got         measure.Digest   `json:"got"`
-}
-
-// A firstDifference is the first event in which an image parts from another.
-type firstDifference struct {
-	Index     int            `json:"event"` // from 1
-	Got       *measure.Event `json:"got"`   // null if the image has no more events
-	Want      *measure.Event `json:"want"`  // null if the reference has no more events
-	Reference string         `json:"reference"`
-}
-
-// String says it in one line.
-func (d *firstDifference) String() string {
-	what := func(ev *measure.Event) string {
-		if ev == nil {
-			return "no more events"
-		}
-		return fmt.Sprintf("%s (PCR %d)", ev.Description, ev.PCR)
-	}
-	return fmt.Sprintf("the first event that differs from %s is event %d: %s, there %s", d.Reference, d.Index, what(d.Got), what(d.Want))
+	return err
 }
 
 // compare predicts the reference as p was predicted and returns the first
@@ -196,22 +404,11 @@ func (f *imageFlags) compare(sys *system, p *prediction, reference string) (*fir
 
 // cannotTellHint is for a policy that names what was not predicted.
 func cannotTellHint(err error, p *prediction) error {
-	if p.OSSeparator == measure.SeparatorUnknown && !strings.Contains(err.Error(), "PCR 11 ") {
-		return withHint(err, "to say which systemd is in the initrd: --systemd=VERSION")
+	switch {
+	case hintFor(err) != "":
+		return err
+	case p.OSSeparator == measure.SeparatorUnknown && p.userspace.version == "":
+		return withHint(err, "to say which systemd is in the initrd, and which banks the policy names: --systemd=VERSION --bank=BANK")
 	}
-	return withHint(err, "predict the banks that the policy names: --bank=BANK")
-}
-
-// followed refuses a policy that asks for more than check and boot do yet: what
-// is not looked at must not pass for met.
-func followed(file *policy.File) error {
-	if !reflect.ValueOf(file.Image).IsZero() {
-		return errors.New("image: rules for images are not followed by this version")
-	}
-	for _, r := range file.Require {
-		if r.Source != nil {
-			return fmt.Errorf("%s: %s is not followed by this version", r.Name, r.Source.Kind)
-		}
-	}
-	return nil
+	return withHint(err, "to predict the banks and the PCRs that the policy names: --bank=BANK --from=tpm")
 }

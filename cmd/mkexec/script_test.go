@@ -90,11 +90,7 @@ func TestTPMScripts(t *testing.T) {
 }
 
 func runScripts(t *testing.T, dir string, sw *tpmtest.SWTPM) {
-	golden, err := filepath.Abs("../../measure/stub/testdata/golden")
-	if err != nil {
-		t.Fatal(err)
-	}
-	hwids, err := filepath.Abs("../../measure/hwid/testdata")
+	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,8 +99,12 @@ func runScripts(t *testing.T, dir string, sw *tpmtest.SWTPM) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
-			e.Setenv("GOLDEN", golden)
-			e.Setenv("HWID", hwids)
+			for name, dir := range map[string]string{
+				"GOLDEN": "measure/stub/testdata/golden", "SECTIONS": "measure/stub/testdata/systemd-measure/sections", "HWID": "measure/hwid/testdata",
+				"TRUST": "policy/trust/testdata/recorded", "LUKS": "policy/luks2/testdata/golden", "PCRSIG": "policy/pcrsig/testdata",
+			} {
+				e.Setenv(name, filepath.Join(root, dir))
+			}
 			e.Setenv("KERNEL", e.WorkDir)
 			e.Setenv("MACHINE", filepath.Join(e.WorkDir, "machine"))
 			if sw != nil {

@@ -77,6 +77,8 @@ type Boot struct {
 	// Embedded is the embedded command line, as the kernel would get it alone,
 	// and OSRelease the text of .osrel; "" if there is none.
 	Embedded, OSRelease string
+	// PCRSignature and PCRPublicKey are .pcrsig and .pcrpkey; nil if there is none.
+	PCRSignature, PCRPublicKey measure.Content
 	// Devicetrees names the devicetrees that the stub would install, in order.
 	Devicetrees []string
 	// Ignored says which addons are not used, and why.
@@ -212,6 +214,12 @@ func (b *Boot) describe(sel selection) (err error) {
 		if b.OSRelease, err = s.Text(); err != nil {
 			return err
 		}
+	}
+	if s := sel[".pcrsig"]; s != nil {
+		b.PCRSignature = s
+	}
+	if s := sel[".pcrpkey"]; s != nil {
+		b.PCRPublicKey = s
 	}
 	embedded, err := embeddedCmdline(sel, b.Stub)
 	b.Embedded = toUTF8(embedded)

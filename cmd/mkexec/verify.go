@@ -1,0 +1,150 @@
+package main
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/mkexec/mkexec/measure"
+	"github.com/mkexec/mkexec/measure/stub"
+	"github.com/mkexec/mkexec/measure/uki"
+	"github.com/mkexec/mkexec/policy"
+	"github.com/mkexec/mkexec/policy/trust"
+)
+
+// A verifier decides whether this machine should run an image: by its signature,
+// and by the rules of the policy file.
+type verifier struct {
+	store    *trust.Store
+	opts     trust.Options
+	rules    policy.ImageRules
+	required bool // the signature has to be trusted
+	insist   bool // --no-verify
+}
+
+// newVerifier reads what this machine and the flags trust. Where nothing is to
+// be verified it does without.
+func (f *imageFlags) newVerifier(sys *system, rules policy.ImageRules) (*verifier, error) {
+	v := &verifier{rules: rules, insist: f.noVerify}
+	for _, name := range append(rules.Certificates, f.trust...) {
+		certs, err := readCertificates(name)
+		if err != nil {
+			return nil, err
+		}
+		v.opts.Anchors = append(v.opts.Anchors, certs...)
+	}
+	var err error
+	if v.store, err = trust.ReadStore(sys.root); err != nil {
+		if v.insist {
+			v.store = &trust.Store{}
+			return v, nil
+		}
+		return nil, withHint(fmt.Errorf("what this machine trusts: %w", err), "to start the image without: --no-verify")
+	}
+	v.required = rules.Trust == policy.TrustRequired || rules.Trust == policy.TrustAuto && v.store.Enforced()
+	return v, nil
+}
+
+// addTrust is for the verbs that look at signatures.
+func (f *imageFlags) addTrust() {
+	f.cmd.Flags().StringArrayVar(&f.trust, "trust", nil, "trust what `CERT|DIR` signed, beside what the firmware trusts; may be given more than once")
+}
+
+// interesting tells whether what is found is worth telling: something is
+// required, or something is there to trust.
+func (v *verifier) interesting() bool {
+	return v.required || v.store.SecureBoot || len(v.opts.Anchors) > 0
+}
+
+// sbatCounts tells whether generations below this machine's level are a no.
+func (v *verifier) sbatCounts() bool { return v.rules.SBAT != policy.TrustReported }
+
+// A judgement is what a verifier says of an image.
+type judgement struct {
+	*trust.Verdict      // nil if the image cannot have a signature
+	bare           bool // a kernel without a UKI around it
+	signers        []measure.Digest
+}
+
+// String says it in one line.
+func (j *judgement) String() string {
+	switch {
+	case j.Verdict == nil:
+		return "not a PE file, which alone can be signed"
+	case j.Trusted:
+		return fmt.Sprintf("trusted: %v", j.Anchor)
+	}
+	return "not trusted: " + j.Detail
+}
+
+// verify looks at the signature of an image. An image that has to be trusted and
+// is not is a *policy.MismatchError.
+func (v *verifier) verify(image measure.Content) (*judgement, error) {
+	j := &judgement{bare: !isUKI(image)}
+	f, err := uki.Open(image, image.Size())
+	if err == nil {
+		check := trust.Check
+		if j.bare { // shim does not ask a kernel for SBAT data
+			check = trust.CheckKernel
+		}
+		if j.Verdict, err = check(f, v.store, v.opts); err != nil && !v.insist {
+			return nil, fmt.Errorf("signature: %w: %w", err, policy.ErrCannotTell)
+		}
+	}
+	if j.Verdict != nil {
+		for _, s := range j.Signatures {
+			if s.Reason == "" && j.Trusted {
+				d := sha256.Sum256(s.Signer.Raw)
+				j.signers = append(j.signers, d[:])
+			}
+		}
+	}
+	if j.Verdict != nil && !v.sbatCounts() && (j.Reason == trust.ReasonNoSBAT || j.Reason == trust.ReasonRevokedSBAT) {
+		return j, nil // SBAT is looked at last: all else is well
+	}
+	required := v.required || v.rules.SBAT == policy.TrustRequired && j.Verdict != nil && (j.Reason == trust.ReasonNoSBAT || j.Reason == trust.ReasonRevokedSBAT)
+	if v.insist || !required || j.Verdict != nil && j.Trusted {
+		return j, nil
+	}
+	reason := trust.ReasonUnsigned
+	if j.Verdict != nil {
+		reason = j.Reason
+	}
+	return j, withHint(&policy.MismatchError{Reason: policy.Reason(reason), Detail: "image: " + j.String()},
+		"to trust its signer: --trust=CERTIFICATE; to start it all the same: --no-verify")
+}
+
+// checkRules holds an image against the rules of the policy file.
+func (v *verifier) checkRules(boot *stub.Boot, sha256 measure.Digest, j *judgement) error {
+	facts := &policy.ImageFacts{SHA256: sha256, Signers: j.signers, Cmdline: boot.Cmdline, Embedded: boot.Embedded}
+	if boot.OSRelease == "" && boot.Embedded == "" && sha256 != nil && j.bare {
+		facts.SHA256 = nil // of a kernel alone: it says nothing of the initrd
+	}
+	facts.ID, facts.Version = policy.ReadRelease(boot.OSRelease)
+	return v.rules.Check(facts)
+}
+
+// readCertificates reads a file or directory that --trust names.
+func readCertificates(name string) ([]*x509.Certificate, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	dir, base := filepath.Split(filepath.Clean(name))
+	if info.IsDir() {
+		dir, base = name, "."
+	}
+	if dir == "" {
+		dir = "."
+	}
+	certs, err := trust.ReadCertificates(os.DirFS(dir), base)
+	var missing *fs.PathError
+	if err != nil && !errors.As(err, &missing) {
+		err = inFile(dir, err)
+	}
+	return certs, err
+}
