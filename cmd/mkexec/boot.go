@@ -196,6 +196,9 @@ func (b *booter) decide(plan *kexec.Plan, file *policy.File, v *verifier, j *jud
 			return err
 		}
 	}
+	if err := v.checkKernel(plan.Boot.Kernel); err != nil {
+		return err
+	}
 	if err := v.checkRules(plan.Boot, digest, j); err != nil {
 		return err
 	}

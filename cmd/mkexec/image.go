@@ -265,7 +265,13 @@ func (f *imageFlags) options(sys *system, m *image) (stub.Options, error) {
 	}
 	asks := opts.Cmdline != nil || f.append != "" || opts.Sidecars.HasAddons() && !f.noVerify
 	here := mounted || f.real || f.from == "tpm" || f.device != ""
-	return opts, f.settle(sys, here, asks, version.Major, &opts)
+	if err := f.settle(sys, here, asks, version.Major, &opts); err != nil {
+		return opts, err
+	}
+	if opts.SecureBoot && here && f.hardware == "" && opts.AcceptAddon == nil && opts.Sidecars.HasAddons() {
+		opts.AcceptAddon, err = acceptAddons(sys)
+	}
+	return opts, err
 }
 
 // load applies the stub's rules to the image.

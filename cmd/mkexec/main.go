@@ -100,7 +100,7 @@ func newRoot(sys *system, out *bytes.Buffer) *cobra.Command {
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return withHint(err, c.CommandPath()+" --help")
 	})
-	cmd.AddCommand(newInspect(out), newPredict(sys, out), newCheck(sys, out), newBoot(sys, out), newStatus(sys, out))
+	cmd.AddCommand(newInspect(sys, out), newPredict(sys, out), newCheck(sys, out), newBoot(sys, out), newStatus(sys, out))
 	cmd.AddCommand(newList(sys, out), newDiff(sys, out), newPolicy(sys, out))
 	strictHelp(cmd)
 	return cmd

@@ -63,6 +63,35 @@ func (v *verifier) interesting() bool {
 // sbatCounts tells whether generations below this machine's level are a no.
 func (v *verifier) sbatCounts() bool { return v.rules.SBAT != policy.TrustReported }
 
+// acceptAddons answers for the firmware of this machine which addons it loads.
+func acceptAddons(sys *system) (func(string, *uki.File) (bool, error), error) {
+	store, err := trust.ReadStore(sys.root)
+	if err != nil {
+		return nil, withHint(fmt.Errorf("what this machine trusts: %w", err), "to take addons as trusted: --no-verify")
+	}
+	return trust.AcceptAddon(store, trust.Options{}), nil
+}
+
+// checkKernel tells of the kernel in an image what Linux will say in one word: it
+// is not signed, or changed after it was. Who signed it Linux knows better.
+func (v *verifier) checkKernel(kernel measure.Content) error {
+	if v.insist || !v.store.Enforced() {
+		return nil
+	}
+	f, err := uki.Open(kernel, kernel.Size())
+	if err != nil {
+		return nil // no PE file: other kernels are signed in other ways
+	}
+	verdict, err := trust.CheckKernel(f, v.store, v.opts)
+	if err != nil {
+		return fmt.Errorf("kernel: signature: %w: %w", err, policy.ErrCannotTell)
+	}
+	if verdict.Trusted || verdict.Reason == trust.ReasonUntrusted {
+		return nil
+	}
+	return &policy.MismatchError{Reason: policy.Reason(verdict.Reason), Detail: "kernel: Linux will refuse it: " + verdict.Detail}
+}
+
 // A judgement is what a verifier says of an image.
 type judgement struct {
 	*trust.Verdict      // nil if the image cannot have a signature

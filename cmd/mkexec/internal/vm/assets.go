@@ -15,6 +15,9 @@ import (
 const (
 	qemu  = "qemu-system-x86_64"
 	swtpm = "swtpm"
+
+	sbsign   = "sbsign"
+	sbattach = "sbattach"
 )
 
 // Assets are the files that fetch.sh puts into a directory.
@@ -30,6 +33,11 @@ type Assets struct {
 	Stub252, Stub257 string // systemd-stub
 	Addon257         string // the stub of addons, which 252 does not know
 	Boot252, Boot257 string // systemd-boot
+
+	// For Secure Boot.
+	SecureCode, SecureVars    string // OVMF, and variables with a key of its own in PK, KEK and db
+	SnakeoilKey, SnakeoilCert string // that key, in PEM
+	Shim                      string // not signed
 }
 
 // Find returns the assets in dir. It fails unless all of them and the programs to run them are there.
@@ -52,13 +60,20 @@ func Find(dir string) (*Assets, error) {
 		Addon257: filepath.Join(dir, "addon-257.efi"),
 		Boot252:  filepath.Join(dir, "sdboot-252.efi"),
 		Boot257:  filepath.Join(dir, "sdboot-257.efi"),
+
+		SecureCode:   filepath.Join(dir, "OVMF_CODE.secboot.fd"),
+		SecureVars:   filepath.Join(dir, "OVMF_VARS.snakeoil.fd"),
+		SnakeoilKey:  filepath.Join(dir, "snakeoil.key"),
+		SnakeoilCert: filepath.Join(dir, "snakeoil.pem"),
+		Shim:         filepath.Join(dir, "shim.efi"),
 	}
-	for _, f := range []string{a.Kernel, a.Efivarfs, a.Busybox, a.Code, a.Vars, a.Stub252, a.Stub257, a.Addon257, a.Boot252, a.Boot257} {
+	for _, f := range []string{a.Kernel, a.Efivarfs, a.Busybox, a.Code, a.Vars, a.Stub252, a.Stub257, a.Addon257, a.Boot252, a.Boot257,
+		a.SecureCode, a.SecureVars, a.SnakeoilKey, a.SnakeoilCert, a.Shim} {
 		if _, err := os.Stat(f); err != nil {
 			return missing(f)
 		}
 	}
-	for _, p := range []string{qemu, swtpm} {
+	for _, p := range []string{qemu, swtpm, sbsign, sbattach} {
 		if _, err := exec.LookPath(p); err != nil {
 			return missing(p)
 		}

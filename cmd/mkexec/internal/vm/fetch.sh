@@ -2,10 +2,12 @@
 # fetch.sh DIR: makes DIR hold what the virtual machines of the tests and the demo need. Run it on Debian, as root or
 # with sudo. What is there already is not fetched again.
 #
-#   installed   qemu-system-x86, swtpm
+#   installed   qemu-system-x86, swtpm, sbsigntool, openssl
 #   DIR/        vmlinuz (and version, its release), efivarfs.ko, busybox (static), OVMF_CODE.fd, OVMF_VARS.fd,
 #               of systemd 252 (bookworm) and 257 (trixie) stub-252.efi, stub-257.efi (systemd-stub), addon-257.efi
-#               (the stub of addons, which 252 does not know), sdboot-252.efi, sdboot-257.efi (systemd-boot)
+#               (the stub of addons, which 252 does not know), sdboot-252.efi, sdboot-257.efi (systemd-boot);
+#               for Secure Boot OVMF_CODE.secboot.fd, OVMF_VARS.snakeoil.fd, the key that these variables trust,
+#               snakeoil.key (no secret: it comes with OVMF) and snakeoil.pem, and shim.efi, which is not signed
 #
 # The files of DIR come from fixed Debian suites whatever the host runs, so that a VM is the same everywhere.
 set -eu
@@ -42,6 +44,8 @@ keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 missing=
 command -v qemu-system-x86_64 >/dev/null || missing="$missing qemu-system-x86"
 command -v swtpm >/dev/null || missing="$missing swtpm"
+command -v sbsign >/dev/null || missing="$missing sbsigntool"
+command -v openssl >/dev/null || missing="$missing openssl"
 [ -e $keyring ] || missing="$missing debian-archive-keyring"
 if [ -n "$missing" ]; then
 	command -v apt-get >/dev/null || die "install$missing by hand: this is not Debian"
@@ -118,6 +122,22 @@ if [ ! -e "$dir/OVMF_VARS.fd" ]; then
 	for part in CODE VARS; do
 		put "$tmp/bookworm-ovmf/usr/share/OVMF/OVMF_$part.fd" "OVMF_$part.fd"
 	done
+fi
+
+if [ ! -e "$dir/snakeoil.key" ]; then
+	[ -d "$tmp/bookworm-ovmf" ] || unpack bookworm ovmf
+	share=$tmp/bookworm-ovmf/usr/share
+	put "$share/OVMF/OVMF_CODE_4M.secboot.fd" OVMF_CODE.secboot.fd
+	put "$share/OVMF/OVMF_VARS_4M.snakeoil.fd" OVMF_VARS.snakeoil.fd
+	put "$share/ovmf/PkKek-1-snakeoil.pem" snakeoil.pem
+	# without its pass phrase, which sbsign would ask a person for
+	openssl rsa -in "$share/ovmf/PkKek-1-snakeoil.key" -passin pass:snakeoil -out "$tmp/key" 2>/dev/null
+	put "$tmp/key" snakeoil.key
+fi
+
+if [ ! -e "$dir/shim.efi" ]; then
+	unpack bookworm shim-unsigned
+	put "$tmp/bookworm-shim-unsigned/usr/lib/shim/shimx64.efi" shim.efi
 fi
 
 if [ ! -e "$dir/version" ]; then

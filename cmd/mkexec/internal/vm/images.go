@@ -11,6 +11,10 @@ import (
 type ImageConfig struct {
 	// Stub is the path of the systemd-stub, Assets.Stub252 or Stub257.
 	Stub string
+	// Linux is the kernel; nil: Assets.Kernel.
+	Linux []byte
+	// SBAT, if not nil, takes the place of the stub's own SBAT data.
+	SBAT []byte
 	// Name is what os-release calls the image.
 	Name string
 	// Cmdline is the embedded command line.
@@ -31,9 +35,11 @@ func (a *Assets) Image(c ImageConfig) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	linux, err := os.ReadFile(a.Kernel)
-	if err != nil {
-		return nil, err
+	linux := c.Linux
+	if linux == nil {
+		if linux, err = os.ReadFile(a.Kernel); err != nil {
+			return nil, err
+		}
 	}
 	files := map[string]File{"init": Init(c.Script)}
 	for name, f := range c.Files {
@@ -54,6 +60,9 @@ func (a *Assets) Image(c ImageConfig) ([]byte, error) {
 	}
 	if c.Ucode != nil {
 		sections = append(sections, ukitest.Section{Name: ".ucode", Data: c.Ucode})
+	}
+	if c.SBAT != nil {
+		sections = append(sections, ukitest.Section{Name: ".sbat", Data: c.SBAT})
 	}
 	return ukitest.Build(stub, append(sections,
 		ukitest.Section{Name: ".profile", Data: []byte("ID=main\nTITLE=\"The main one\"\n")},

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,6 +21,13 @@ import (
 type Config struct {
 	// ESP are the files of the EFI system partition by path. The firmware, OVMF, starts EFI/BOOT/BOOTX64.EFI.
 	ESP map[string][]byte
+	// Tried are more partitions like that, which the firmware tries before it, in their order.
+	Tried []map[string][]byte
+
+	// SecureBoot turns Secure Boot on: the firmware starts what Assets.SnakeoilKey signed, and nothing else.
+	SecureBoot bool
+	// Revoked, with SecureBoot, is the Authenticode digest, SHA-256, of the one image that dbx forbids.
+	Revoked []byte
 
 	// Kernel, if not empty, is the path of a kernel that a BIOS starts with the initrd and the command
 	// line: a small Linux that came up without EFI and without a stub.
@@ -112,21 +120,20 @@ func (a *Assets) arguments(c Config, dir string) ([]string, error) {
 		}
 		args = append(args, "-kernel", c.Kernel, "-initrd", initrd, "-append", c.Cmdline)
 	} else {
-		vars := filepath.Join(dir, "vars.fd")
-		data, err := os.ReadFile(a.Vars)
+		firmware, err := a.firmware(c, dir)
 		if err != nil {
 			return nil, err
 		}
-		if err := os.WriteFile(vars, data, 0o600); err != nil {
-			return nil, err
-		}
-		args = append(args,
-			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+a.Code,
-			"-drive", "if=pflash,unit=1,format=raw,file="+vars)
+		args = append(args, firmware...)
 	}
+	partitions := c.Tried
 	if c.ESP != nil {
-		esp := filepath.Join(dir, "esp")
-		for name, data := range c.ESP {
+		partitions = append(slices.Clone(partitions), c.ESP)
+	}
+	for i, files := range partitions {
+		id := fmt.Sprint("esp", i+1)
+		esp := filepath.Join(dir, id)
+		for name, data := range files {
 			if !fs.ValidPath(name) {
 				return nil, fmt.Errorf("esp: %q: not a path in it", name)
 			}
@@ -141,10 +148,39 @@ func (a *Assets) arguments(c Config, dir string) ([]string, error) {
 		// QEMU makes a FAT file system of the directory. Writing to such a one loses data, so what is written, such
 		// as the boot counters of systemd-boot, goes to a snapshot.
 		args = append(args,
-			"-drive", "if=none,id=esp,format=raw,snapshot=on,file=fat:"+esp,
-			"-device", "virtio-blk-pci,drive=esp,bootindex=1")
+			"-drive", "if=none,id="+id+",format=raw,snapshot=on,file=fat:"+esp,
+			"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,bootindex=%d", id, i+1))
 	}
 	return append(args, c.Args...), nil
+}
+
+// firmware returns QEMU's arguments for OVMF. The variables are a copy in dir.
+func (a *Assets) firmware(c Config, dir string) ([]string, error) {
+	code, from := a.Code, a.Vars
+	if c.SecureBoot {
+		code, from = a.SecureCode, a.SecureVars
+	}
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return nil, err
+	}
+	if c.Revoked != nil {
+		if err := revoke(data, c.Revoked); err != nil {
+			return nil, fmt.Errorf("%s: %w", from, err)
+		}
+	}
+	vars := filepath.Join(dir, "vars.fd")
+	if err := os.WriteFile(vars, data, 0o600); err != nil {
+		return nil, err
+	}
+	args := []string{
+		"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=" + code,
+		"-drive", "if=pflash,unit=1,format=raw,file=" + vars,
+	}
+	if c.SecureBoot { // this OVMF keeps its variables in system management mode, and goes without sleep states
+		args = append(args, "-machine", "smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
+	}
+	return args, nil
 }
 
 // startTPM starts a software TPM and returns the socket that controls it. A pair of sockets needs no path and no
