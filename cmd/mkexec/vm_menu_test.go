@@ -86,9 +86,14 @@ func newMenuTest(t *testing.T, m *vmImages, systemd systemdRelease, name string)
 		t.Fatal(err)
 	}
 	initrd, err := m.assets.Initrd(map[string]vm.File{"init": vm.Init(witness + `
+mount_esp() { # the variables are said of a partition that is mounted, and udev would know it
+	mkdir -p /efi /run/udev/data
+	mount -t tmpfs tmpfs /efi && cp -r /esp/. /efi &&
+		echo E:ID_PART_ENTRY_TYPE=c12a7328-f81f-11d2-ba4b-00a0c93ec93b >/run/udev/data/b$(awk '$5 == "/efi" { print $3 }' /proc/self/mountinfo)
+}
 variable() { tail -c +5 /sys/firmware/efi/efivars/$1-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f | tr -d '\000'; }
 section selected variable LoaderEntrySelected
-[ ! -e /mkexec ] || section list /mkexec list --json --esp=/esp
+[ ! -e /mkexec ] || { mount_esp && section list /mkexec list --json --esp=/efi; }
 `)})
 	if err != nil {
 		t.Fatal(err)
