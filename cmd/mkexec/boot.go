@@ -59,8 +59,8 @@ type booter struct {
 }
 
 const (
-	untouched = "nothing was loaded and no PCR was extended"
-	unloaded  = "the image was unloaded again and no PCR was extended"
+	untouched = "nothing was loaded and mkexec extended no PCR"
+	unloaded  = "the image was unloaded again and mkexec extended no PCR"
 	poisoned  = "the image was unloaded again, but PCRs were extended: secrets stay locked until a reboot through firmware"
 	stuck     = "the image is still loaded; whether PCRs were extended, the error says"
 )

@@ -89,7 +89,8 @@ func (v *verifier) checkKernel(kernel measure.Content) error {
 	if verdict.Trusted || verdict.Reason == trust.ReasonUntrusted {
 		return nil
 	}
-	return &policy.MismatchError{Reason: policy.Reason(verdict.Reason), Detail: "kernel: Linux will refuse it: " + verdict.Detail}
+	return withHint(&policy.MismatchError{Reason: policy.Reason(verdict.Reason), Detail: "kernel: Linux will refuse it: " + verdict.Detail},
+		"to see what the image holds: mkexec inspect --digests IMAGE; the kernel in it has a signature of its own")
 }
 
 // A judgement is what a verifier says of an image.
@@ -139,12 +140,14 @@ func (v *verifier) verify(image measure.Content) (*judgement, error) {
 	if v.insist || !required || j.Verdict != nil && j.Trusted {
 		return j, nil
 	}
-	reason := trust.ReasonUnsigned
+	reason, hint := trust.ReasonUnsigned, "to start it all the same: --no-verify"
 	if j.Verdict != nil {
 		reason = j.Reason
 	}
-	return j, withHint(&policy.MismatchError{Reason: policy.Reason(reason), Detail: "image: " + j.String()},
-		"to trust its signer: --trust=CERTIFICATE; to start it all the same: --no-verify")
+	if reason == trust.ReasonUntrusted {
+		hint = "to trust its signer: --trust=CERTIFICATE; " + hint
+	}
+	return j, withHint(&policy.MismatchError{Reason: policy.Reason(reason), Detail: "image: " + j.String()}, hint)
 }
 
 // checkRules holds an image against the rules of the policy file.
