@@ -48,6 +48,19 @@ func (l Linux) Unload() error {
 	return explainCall(callUnload, unix.KexecFileLoad(-1, -1, "", unix.KEXEC_FILE_UNLOAD), before)
 }
 
+// Freeze sets kernel.kexec_load_disabled, which stays until the next boot.
+func (l Linux) Freeze() error {
+	f, err := os.OpenFile("/proc/sys/kernel/kexec_load_disabled", os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("freeze what is loaded: %w", err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString("1\n"); err != nil {
+		return fmt.Errorf("freeze what is loaded: %w", err)
+	}
+	return nil
+}
+
 // Exec calls reboot(2) with LINUX_REBOOT_CMD_KEXEC, after writing cached file
 // data to disk: the kernel does not do that itself.
 func (l Linux) Exec() error {

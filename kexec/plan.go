@@ -28,6 +28,9 @@ type Kernel interface {
 	Loaded() (bool, error)
 	// Unload drops what is loaded.
 	Unload() error
+	// Freeze makes what is loaded final, until the next boot: nothing can be
+	// loaded or unloaded any more.
+	Freeze() error
 	// Exec jumps into what is loaded. It returns only if it fails.
 	Exec() error
 }
@@ -82,6 +85,9 @@ type Options struct {
 	// PCRs are read and predicted beside those that starting an image changes,
 	// for policies that name them.
 	PCRs []measure.PCR
+	// Log, if not nil, gets the events, and is taken along to the next system, in
+	// an archive behind the initrd's last piece.
+	Log Log
 	// InitrdDigest asks for the prediction's InitrdDigest.
 	InitrdDigest bool
 	// Progress, if not nil, is called with the number of bytes that were copied
@@ -115,6 +121,7 @@ type Plan struct {
 	image  *staged
 	kernel Kernel
 	device Device
+	log    Log
 	pcrs   []measure.PCR // that are predicted and compared
 }
 
@@ -126,12 +133,18 @@ func NewPlan(src Source, device Device, kernel Kernel, opts Options) (*Plan, err
 	if opts.Progress == nil {
 		opts.Progress = func(int64) {}
 	}
+	if opts.Log == nil {
+		opts.Log = noLog{}
+	}
 	opts.Stub.Via = stub.ViaKexec
 	image, err := stage(src, opts.Stub, opts.Progress)
 	if err != nil {
 		return nil, err
 	}
-	p := &Plan{Boot: image.boot, image: image, kernel: kernel, device: device, pcrs: append(measure.StubPCRs(), opts.PCRs...)}
+	p := &Plan{
+		Boot: image.boot, image: image, kernel: kernel, device: device, log: opts.Log,
+		pcrs: append(measure.StubPCRs(), opts.PCRs...),
+	}
 	if opts.Verify != nil {
 		err = opts.Verify(image.whole)
 	}
@@ -205,18 +218,33 @@ func (p *Plan) Load() error {
 	if err := p.turn("load", checked); err != nil {
 		return err
 	}
-	if err := p.kernel.Load(p.image.kernel, p.image.initrd, p.Boot.Cmdline); err != nil {
+	initrd := p.image.initrd
+	log, err := p.log.After(p.Prediction.Events)
+	if err != nil {
+		return err
+	}
+	if initrd != nil && log != nil {
+		if initrd, err = carry(initrd, p.Boot.InitrdSize(), log); err != nil {
+			return err
+		}
+		defer initrd.Close()
+	}
+	if err := p.kernel.Load(p.image.kernel, initrd, p.Boot.Cmdline); err != nil {
 		return err
 	}
 	p.step = loaded
-	ok, err := p.kernel.Loaded()
-	if err == nil && !ok {
-		err = errors.New("load: the kernel says that nothing is loaded")
-	}
-	if err != nil {
+	if err := checkLoaded(p.kernel); err != nil {
 		return p.abandon(err)
 	}
 	return nil
+}
+
+func checkLoaded(kernel Kernel) error {
+	ok, err := kernel.Loaded()
+	if err == nil && !ok {
+		err = errors.New("load: the kernel says that nothing is loaded")
+	}
+	return err
 }
 
 // Commit extends the TPM with the predicted events and proves, by reading it
@@ -226,50 +254,16 @@ func (p *Plan) Commit() error {
 	if err := p.turn("commit", loaded); err != nil {
 		return err
 	}
-	live, err := p.device.Read(p.pcrs...)
+	want, err := p.Prediction.At("")
+	if err == nil {
+		t := transition{p.Prediction.Base, p.Prediction.Events, want}
+		err = t.commit(p.device, p.log, p.pcrs)
+	}
 	if err != nil {
 		return p.abandon(fmt.Errorf("commit: %w", err))
 	}
-	if diffs := differences(p.Prediction.Base, live); diffs != nil {
-		return p.abandon(fmt.Errorf("commit: %w: %s", ErrMoved, diffs[0]))
-	}
-	for i, ev := range p.Prediction.Events {
-		if err := p.device.Extend(ev); err != nil {
-			err = fmt.Errorf("commit: event %d of %d (%s): %w", i+1, len(p.Prediction.Events), ev.Description, err)
-			return p.abandon(p.touched(err))
-		}
-	}
-	want, err := p.Prediction.At("")
-	if err != nil {
-		return p.abandon(p.touched(err))
-	}
-	if live, err = p.device.Read(p.pcrs...); err != nil {
-		return p.abandon(fmt.Errorf("commit: %w: read back: %w", ErrCommitted, err))
-	}
-	if diffs := differences(want, live); diffs != nil {
-		return p.abandon(fmt.Errorf("commit: %w: read back: %s", ErrCommitted, diffs[0]))
-	}
 	p.step = committed
 	return nil
-}
-
-// differences compares both ways, so that a bank that one side lacks is seen.
-func differences(want, got measure.PCRs) []measure.Difference {
-	diffs := measure.Compare(want, got)
-	for _, d := range measure.Compare(got, want) {
-		if d.Got == nil { // want does not know it
-			diffs = append(diffs, measure.Difference{Bank: d.Bank, PCR: d.PCR, Got: d.Want})
-		}
-	}
-	return diffs
-}
-
-// touched adds ErrCommitted to err unless the TPM shows that nothing was extended.
-func (p *Plan) touched(err error) error {
-	if live, readErr := p.device.Read(p.pcrs...); readErr == nil && differences(p.Prediction.Base, live) == nil {
-		return fmt.Errorf("%w (no PCR has changed)", err)
-	}
-	return fmt.Errorf("%w: %w", err, ErrCommitted)
 }
 
 // Exec jumps into the image. It returns only if that fails; the image is

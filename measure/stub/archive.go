@@ -44,17 +44,17 @@ func (b *Boot) addArchives(sidecars *Sidecars) ([][]measure.Content, error) {
 		if a.suffix == SuffixExtension && b.Stub.Major >= 256 { // before, confexts were not known
 			exclude = SuffixConfext
 		}
-		var files []cpioFile
+		var files []File
 		for _, f := range pick(a.files(sidecars), a.suffix, exclude) {
 			if f.Content.Size() > math.MaxUint32 {
 				return nil, fmt.Errorf("%s: %d bytes: more than an archive can hold (%d)", f.Name, f.Content.Size(), uint32(math.MaxUint32))
 			}
-			files = append(files, cpioFile{f.Name, f.Content})
+			files = append(files, f)
 		}
 		if len(files) == 0 {
 			continue
 		}
-		pieces := cpio(a.dir, a.dirMode, a.fileMode, files...)
+		pieces := Archive(a.dir, a.dirMode, a.fileMode, files...)
 		b.Measurements = append(b.Measurements, measure.Measurement{
 			PCR: a.pcr, Type: measure.EventIPL, Data: utf16z(toUTF16(a.description)),
 			Description: fmt.Sprintf("%s: %s", a.description, names(files)), Content: concat(pieces),
@@ -65,11 +65,11 @@ func (b *Boot) addArchives(sidecars *Sidecars) ([][]measure.Content, error) {
 }
 
 // names lists the names of files for people.
-func names(files []cpioFile) string {
+func names(files []File) string {
 	const most = 4
 	var list []string
 	for _, f := range files[:min(len(files), most)] {
-		list = append(list, f.name)
+		list = append(list, f.Name)
 	}
 	if more := len(files) - most; more > 0 {
 		list = append(list, fmt.Sprintf("%d more", more))

@@ -17,17 +17,11 @@ const trailer = "070701" +
 	"00000000" + "0000000B" + "00000000" +
 	"TRAILER!!!\x00\x00\x00\x00"
 
-// A cpioFile is one regular file of an archive.
-type cpioFile struct {
-	name     string
-	contents measure.Content
-}
-
-// cpio returns the pieces of the newc archive that the stub makes of files that
+// Archive returns the pieces of the newc archive that the stub makes of files that
 // it puts into one directory: first the directory and its parents, then the
 // files, inodes from 1, no owner and no times (systemd 262, src/boot/cpio.c,
 // pack_cpio_prefix, pack_cpio_one). The size is a multiple of 4.
-func cpio(dir string, dirMode, fileMode uint32, files ...cpioFile) []measure.Content {
+func Archive(dir string, dirMode, fileMode uint32, files ...File) []measure.Content {
 	var head strings.Builder
 	inode := uint32(0)
 	entry := func(mode uint32, size int64, name string) {
@@ -46,10 +40,10 @@ func cpio(dir string, dirMode, fileMode uint32, files ...cpioFile) []measure.Con
 
 	var pieces []measure.Content
 	for _, f := range files {
-		entry(typeRegular|fileMode, f.contents.Size(), path.Join(dir, f.name))
-		pieces = append(pieces, measure.Bytes([]byte(head.String())), f.contents)
+		entry(typeRegular|fileMode, f.Content.Size(), path.Join(dir, f.Name))
+		pieces = append(pieces, measure.Bytes([]byte(head.String())), f.Content)
 		head.Reset()
-		head.WriteString(padding(f.contents.Size()))
+		head.WriteString(padding(f.Content.Size()))
 	}
 	head.WriteString(trailer)
 	return append(pieces, measure.Bytes([]byte(head.String())))

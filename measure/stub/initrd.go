@@ -37,7 +37,7 @@ func (b *Boot) composeInitrd(sel selection, archives [][]measure.Content, a *add
 	parts = append(parts, archives...)
 	for _, x := range extraFiles {
 		if s := sel[x.section]; s != nil && x.since <= b.Stub.Major {
-			parts = append(parts, cpio(".extra", 0o555, 0o444, cpioFile{x.name, s}))
+			parts = append(parts, Archive(".extra", 0o555, 0o444, File{x.name, s}))
 		}
 	}
 	for _, p := range a.initrds {

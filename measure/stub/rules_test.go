@@ -44,29 +44,29 @@ func readFile(t testing.TB, path ...string) []byte {
 }
 
 func TestCpio(t *testing.T) {
-	file := func(name, data string) cpioFile { return cpioFile{name, measure.Bytes([]byte(data))} }
+	file := func(name, data string) File { return File{name, measure.Bytes([]byte(data))} }
 	const osRelease = "ID=testos\nVERSION_ID=1\nPRETTY_NAME=\"Test OS 1\"\n"
 	for name, test := range map[string]struct {
 		dir               string
 		dirMode, fileMode uint32
-		files             []cpioFile
+		files             []File
 	}{
-		"meta-os-release": {".extra", 0o555, 0o444, []cpioFile{file("os-release", osRelease)}},
+		"meta-os-release": {".extra", 0o555, 0o444, []File{file("os-release", osRelease)}},
 		"credentials": {".extra/credentials", 0o500, 0o400,
-			[]cpioFile{file("Beta.CRED", "bb"), file("alpha.cred", "a"), file("zeta.cred", "secret-z\n")}},
-		"sysext": {".extra/sysext", 0o555, 0o444, []cpioFile{file("one.sysext.raw", "SSSSS"), file("two.raw", "TTTTTT")}},
+			[]File{file("Beta.CRED", "bb"), file("alpha.cred", "a"), file("zeta.cred", "secret-z\n")}},
+		"sysext": {".extra/sysext", 0o555, 0o444, []File{file("one.sysext.raw", "SSSSS"), file("two.raw", "TTTTTT")}},
 	} {
 		want := readFile(t, "cpio", "cpio-"+name+".cpio")
-		got := contents(t, cpio(test.dir, test.dirMode, test.fileMode, test.files...)...)
+		got := contents(t, Archive(test.dir, test.dirMode, test.fileMode, test.files...)...)
 		if !bytes.Equal(got, want) {
 			t.Errorf("%s:\n%q\nthe stub has\n%q", name, got, want)
 		}
 		for i := range test.files { // one byte changed
 			files := slices.Clone(test.files)
-			b := contents(t, files[i].contents)
+			b := contents(t, files[i].Content)
 			b[len(b)-1] ^= 1
-			files[i].contents = measure.Bytes(b)
-			if bytes.Equal(contents(t, cpio(test.dir, test.dirMode, test.fileMode, files...)...), want) {
+			files[i].Content = measure.Bytes(b)
+			if bytes.Equal(contents(t, Archive(test.dir, test.dirMode, test.fileMode, files...)...), want) {
 				t.Errorf("%s: file %d changed, the archive did not", name, i)
 			}
 		}

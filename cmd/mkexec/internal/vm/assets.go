@@ -34,6 +34,10 @@ type Assets struct {
 	Addon257         string // the stub of addons, which 252 does not know
 	Boot252, Boot257 string // systemd-boot
 
+	System257 System // Debian trixie
+	System262 System // Debian sid; none unless fetch.sh found one in SYSTEMD_ROOT
+	EmptyRoot string // an ext4 with nothing in it
+
 	// For Secure Boot.
 	SecureCode, SecureVars    string // OVMF, and variables with a key of its own in PK, KEK and db
 	SnakeoilKey, SnakeoilCert string // that key, in PEM
@@ -61,6 +65,9 @@ func Find(dir string) (*Assets, error) {
 		Boot252:  filepath.Join(dir, "sdboot-252.efi"),
 		Boot257:  filepath.Join(dir, "sdboot-257.efi"),
 
+		System257: systemIn(dir, 257),
+		EmptyRoot: filepath.Join(dir, "root.ext4"),
+
 		SecureCode:   filepath.Join(dir, "OVMF_CODE.secboot.fd"),
 		SecureVars:   filepath.Join(dir, "OVMF_VARS.snakeoil.fd"),
 		SnakeoilKey:  filepath.Join(dir, "snakeoil.key"),
@@ -68,7 +75,7 @@ func Find(dir string) (*Assets, error) {
 		Shim:         filepath.Join(dir, "shim.efi"),
 	}
 	for _, f := range []string{a.Kernel, a.Efivarfs, a.Busybox, a.Code, a.Vars, a.Stub252, a.Stub257, a.Addon257, a.Boot252, a.Boot257,
-		a.SecureCode, a.SecureVars, a.SnakeoilKey, a.SnakeoilCert, a.Shim} {
+		a.System257.Archive, a.System257.Initrd, a.EmptyRoot, a.SecureCode, a.SecureVars, a.SnakeoilKey, a.SnakeoilCert, a.Shim} {
 		if _, err := os.Stat(f); err != nil {
 			return missing(f)
 		}
@@ -77,6 +84,10 @@ func Find(dir string) (*Assets, error) {
 		if _, err := exec.LookPath(p); err != nil {
 			return missing(p)
 		}
+	}
+	newer := systemIn(dir, 262)
+	if _, err := os.Stat(newer.Initrd); err == nil {
+		a.System262 = newer
 	}
 	release, err := os.ReadFile(filepath.Join(dir, "version"))
 	if err != nil {

@@ -1,0 +1,346 @@
+package kexec
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/mkexec/mkexec/measure"
+	"golang.org/x/sys/unix"
+)
+
+// A Deferred is a plan that waits in files until the end of a shutdown, where
+// another process carries it out. The files are beside its plan.json.
+type Deferred struct {
+	Version int       `json:"version"` // 1
+	Time    time.Time `json:"time"`    // when it was made
+	BootID  string    `json:"bootId"`  // of the system that made it (/proc/sys/kernel/random/boot_id)
+	// Image is where the image came from, and its SHA-256.
+	Image       string         `json:"image"`
+	ImageSHA256 measure.Digest `json:"imageSha256"`
+
+	Kernel  Blob   `json:"kernel"`
+	Initrd  *Blob  `json:"initrd,omitempty"` // as systemd-stub would compose it
+	Cmdline string `json:"cmdline"`
+	// Events are what is extended.
+	Events []measure.Event `json:"events"`
+	// Routes are the states that the shutdown may end in, the usual one first.
+	Routes []Route `json:"routes"`
+
+	dir string
+}
+
+// A Blob is a file beside plan.json.
+type Blob struct {
+	Size   int64          `json:"size"` // in bytes
+	SHA256 measure.Digest `json:"sha256"`
+}
+
+// A Route is one way to shut down: the words that PCR 11 is extended with on it,
+// the PCRs then, and the PCRs after the plan's events. The PCRs are those that
+// are compared.
+type Route struct {
+	Words []string     `json:"words"`
+	Base  measure.PCRs `json:"base"`
+	PCRs  measure.PCRs `json:"pcrs"`
+}
+
+const (
+	planFile = "plan.json"
+	// maxPlan bounds plan.json, in bytes: thousands of events of four banks.
+	maxPlan = 16 << 20
+)
+
+// ErrNoPlan: no plan waits.
+var ErrNoPlan = errors.New("no plan is staged")
+
+// A Deferral is a plan that has been written, and can be taken back.
+type Deferral struct {
+	dir      string
+	previous []byte // plan.json before; nil if there was none
+}
+
+// Defer writes the checked plan into a directory, which is made if it is not
+// there, and replaces the plan in it in one step. What is not known of the plan
+// itself is taken from d. Either Keep or Undo has to be called.
+func (p *Plan) Defer(dir string, d Deferred) (_ *Deferral, err error) {
+	if err := p.turn("defer", checked); err != nil {
+		return nil, err
+	}
+	if err := makePrivate(dir); err != nil {
+		return nil, err
+	}
+	u := &Deferral{dir: dir}
+	if u.previous, err = os.ReadFile(filepath.Join(dir, planFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, u.sweep())
+		}
+	}()
+	d.Version, d.Cmdline, d.Events = 1, p.Boot.Cmdline, p.Prediction.Events
+	if d.ImageSHA256, err = p.ImageDigest(); err != nil {
+		return nil, err
+	}
+	kernel, err := writeBlob(dir, p.image.kernel)
+	if err != nil {
+		return nil, err
+	}
+	d.Kernel = *kernel
+	if p.image.initrd != nil {
+		if d.Initrd, err = writeBlob(dir, p.image.initrd); err != nil {
+			return nil, err
+		}
+	}
+	if err := d.check(); err != nil {
+		return nil, err
+	}
+	text, err := json.MarshalIndent(&d, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	if err := writeFile(filepath.Join(dir, planFile), bytes.NewReader(append(text, '\n'))); err != nil {
+		return nil, err
+	}
+	return u, nil
+}
+
+// Keep removes what belonged to the plan before.
+func (u *Deferral) Keep() error { return u.sweep() }
+
+// Undo brings the plan before back, or has none if there was none.
+func (u *Deferral) Undo() error {
+	name := filepath.Join(u.dir, planFile)
+	if u.previous == nil {
+		if err := os.Remove(name); err != nil {
+			return err
+		}
+		return u.sweep()
+	}
+	if err := writeFile(name, bytes.NewReader(u.previous)); err != nil {
+		return err
+	}
+	return u.sweep()
+}
+
+// sweep removes every file that plan.json does not name.
+func (u *Deferral) sweep() error {
+	d, err := ReadDeferred(u.dir)
+	if err != nil && !errors.Is(err, ErrNoPlan) {
+		return err
+	}
+	keep := map[string]bool{planFile: true}
+	if d != nil {
+		for _, b := range d.blobs() {
+			keep[b.name()] = true
+		}
+	}
+	entries, err := os.ReadDir(u.dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		if !keep[e.Name()] {
+			errs = append(errs, os.Remove(filepath.Join(u.dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// RemoveDeferred removes the plan in a directory, and that it was there at all.
+func RemoveDeferred(dir string) error {
+	// first what makes a plan of it
+	if err := os.Remove(filepath.Join(dir, planFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(dir)
+}
+
+// ReadDeferred reads the plan in a directory, and refuses what others than this
+// user could have written. The error is ErrNoPlan if there is none. The blobs
+// are not looked at.
+func ReadDeferred(dir string) (*Deferred, error) {
+	name := filepath.Join(dir, planFile)
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", dir, ErrNoPlan)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := checkPrivate(dir); err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxPlan {
+		return nil, fmt.Errorf("%s: not a regular file of at most %d bytes", name, maxPlan)
+	}
+	d := &Deferred{dir: dir}
+	dec := json.NewDecoder(io.LimitReader(f, maxPlan))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(d); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: more behind the plan", name)
+	}
+	if err := d.check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return d, nil
+}
+
+// check proves the arithmetic: that the events lead from each base to the PCRs
+// that are promised.
+func (d *Deferred) check() error {
+	if d.Version != 1 {
+		return fmt.Errorf("version %d: unknown (known: 1)", d.Version)
+	}
+	if len(d.Events) == 0 || len(d.Routes) == 0 {
+		return errors.New("no events, or no state to start from")
+	}
+	for _, b := range d.blobs() {
+		if b.Size <= 0 || len(b.SHA256) != sha256.Size {
+			return fmt.Errorf("blob %.80s: %d bytes", b.SHA256, b.Size)
+		}
+	}
+	for _, r := range d.Routes {
+		words := strings.Join(r.Words, ":")
+		if len(r.Base) == 0 {
+			return fmt.Errorf("after %q: no bank", words)
+		}
+		pcrs := r.Base.Clone()
+		for _, ev := range d.Events {
+			if err := pcrs.Extend(ev); err != nil {
+				return fmt.Errorf("after %q: %w", words, err)
+			}
+		}
+		if diffs := differences(pcrs, r.PCRs); diffs != nil {
+			return fmt.Errorf("after %q: the events lead elsewhere: %s", words, diffs[0])
+		}
+	}
+	return nil
+}
+
+func (d *Deferred) blobs() []*Blob {
+	if d.Initrd == nil {
+		return []*Blob{&d.Kernel}
+	}
+	return []*Blob{&d.Kernel, d.Initrd}
+}
+
+// name is that of the file: the same bytes have the same.
+func (b *Blob) name() string { return b.SHA256.String() }
+
+// writeBlob writes a staged file.
+func writeBlob(dir string, f *os.File) (*Blob, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	h := sha256.New()
+	if _, err := io.Copy(h, io.NewSectionReader(f, 0, info.Size())); err != nil {
+		return nil, err
+	}
+	b := &Blob{info.Size(), h.Sum(nil)}
+	if err := writeFile(filepath.Join(dir, b.name()), io.NewSectionReader(f, 0, info.Size())); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// open returns a sealed copy of a blob, which is what was written.
+func (b *Blob) open(dir, what string) (_ *os.File, err error) {
+	name := filepath.Join(dir, b.name())
+	fail := func(err error) (*os.File, error) { return nil, fmt.Errorf("staged %s: %w", what, err) }
+	src, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return fail(err)
+	}
+	defer src.Close()
+	if info, err := src.Stat(); err != nil {
+		return fail(err)
+	} else if !info.Mode().IsRegular() || info.Size() != b.Size {
+		return fail(fmt.Errorf("%s: %w: not a regular file of %d bytes", name, ErrChanged, b.Size))
+	}
+	f, err := newMemfd(what)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
+	if err := copyRange(f, 0, src, 0, b.Size, make([]byte, copyBuffer), func(int64) {}); err != nil {
+		return fail(err)
+	}
+	if err := seal(f); err != nil {
+		return nil, err
+	}
+	h := sha256.New()
+	if _, err := io.Copy(h, io.NewSectionReader(f, 0, b.Size)); err != nil {
+		return fail(err)
+	}
+	if got := measure.Digest(h.Sum(nil)); !bytes.Equal(got, b.SHA256) {
+		return fail(fmt.Errorf("%s: %w: SHA-256 %s", name, ErrChanged, got))
+	}
+	return f, nil
+}
+
+// writeFile writes a file whole or not at all.
+func writeFile(name string, r io.Reader) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(name), ".new-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if _, err := io.Copy(f, r); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}
+
+// makePrivate makes a directory that only this user gets into.
+func makePrivate(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return checkPrivate(dir)
+}
+
+func checkPrivate(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return &fs.PathError{Op: "lstat", Path: dir, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() || st.Mode&0o077 != 0 {
+		return fmt.Errorf("%s: not a directory of this user's alone", dir)
+	}
+	return nil
+}
