@@ -3,11 +3,7 @@ package kexec
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"os"
-	"slices"
-
-	"github.com/mkexec/mkexec/measure"
 )
 
 // CarryOut does what was deferred, at the end of a shutdown: it drops whatever
@@ -38,12 +34,11 @@ func (d *Deferred) CarryOut(device Device, kernel Kernel, log Log) error {
 	if initrd != nil {
 		defer initrd.Close()
 	}
-	r, err := d.route(device)
+	t, err := d.route(device)
 	if err != nil {
 		return err
 	}
-	t := transition{r.Base, d.Events, r.PCRs}
-	if err := t.commit(device, log, r.pcrs()); err != nil {
+	if err := t.commit(device, log, d.pcrs()); err != nil {
 		return err
 	}
 	err = kernel.Load(linux, initrd, d.Cmdline)
@@ -68,7 +63,7 @@ func (d *Deferred) openInitrd(log Log) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := log.After(d.Events)
+	text, err := log.After("", d.Events)
 	if err != nil || text == nil {
 		if err != nil {
 			initrd.Close()
@@ -80,32 +75,50 @@ func (d *Deferred) openInitrd(log Log) (*os.File, error) {
 	return carry(initrd, d.Initrd.Size, text)
 }
 
-// route returns the one that has ended in the state that the TPM is in.
-func (d *Deferred) route(device Device) (*Route, error) {
-	var first []measure.Difference
-	for i := range d.Routes {
-		r := &d.Routes[i]
-		live, err := device.Read(r.pcrs()...)
+// route returns the way that the shutdown went, by the state that the TPM is in.
+func (d *Deferred) route(device Device) (*transition, error) {
+	live, err := device.Read(d.pcrs()...)
+	if err != nil {
+		return nil, err
+	}
+	var moved error
+	for _, words := range d.Shutdowns {
+		t, err := d.after(words)
 		if err != nil {
 			return nil, err
 		}
-		diffs := differences(r.Base, live)
+		diffs := differences(t.from, live)
 		if diffs == nil {
-			return r, nil
+			return t, nil
 		}
-		if first == nil {
-			first = diffs
+		if moved == nil {
+			moved = fmt.Errorf("%w: %s", ErrMoved, diffs[0])
 		}
 	}
-	return nil, fmt.Errorf("%w: %s", ErrMoved, first[0])
+	return nil, moved
 }
 
-// pcrs are those that the base knows.
-func (r *Route) pcrs() []measure.PCR {
-	for _, values := range r.Base {
-		return slices.Sorted(maps.Keys(values))
+// CarriedOut tells whether the TPM holds what the plan leads to.
+func (d *Deferred) CarriedOut(device Device) error {
+	live, err := device.Read(d.pcrs()...)
+	if err != nil {
+		return err
 	}
-	return nil
+	var other error
+	for _, words := range d.Shutdowns {
+		t, err := d.after(words)
+		if err != nil {
+			return err
+		}
+		diffs := differences(t.to, live)
+		if diffs == nil {
+			return nil
+		}
+		if other == nil {
+			other = fmt.Errorf("the PCRs are not what the plan leads to: %s", diffs[0])
+		}
+	}
+	return other
 }
 
 // Veto drops whatever is loaded, so that what comes is a start through firmware.

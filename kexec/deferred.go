@@ -8,9 +8,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/mkexec/mkexec/measure"
@@ -30,10 +31,13 @@ type Deferred struct {
 	Kernel  Blob   `json:"kernel"`
 	Initrd  *Blob  `json:"initrd,omitempty"` // as systemd-stub would compose it
 	Cmdline string `json:"cmdline"`
-	// Events are what is extended.
+	// Live is what the TPM held when the plan was made: the PCRs that are compared.
+	Live measure.PCRs `json:"live"`
+	// Shutdowns are the ways of shutting down whose outcome is acceptable, the words
+	// that PCR 11 is extended with on each. The expected one is the first.
+	Shutdowns []measure.Phase `json:"shutdowns"`
+	// Events are what is extended after the shutdown.
 	Events []measure.Event `json:"events"`
-	// Routes are the states that the shutdown may end in, the usual one first.
-	Routes []Route `json:"routes"`
 
 	dir string
 }
@@ -42,15 +46,6 @@ type Deferred struct {
 type Blob struct {
 	Size   int64          `json:"size"` // in bytes
 	SHA256 measure.Digest `json:"sha256"`
-}
-
-// A Route is one way to shut down: the words that PCR 11 is extended with on it,
-// the PCRs then, and the PCRs after the plan's events. The PCRs are those that
-// are compared.
-type Route struct {
-	Words []string     `json:"words"`
-	Base  measure.PCRs `json:"base"`
-	PCRs  measure.PCRs `json:"pcrs"`
 }
 
 const (
@@ -62,6 +57,9 @@ const (
 // ErrNoPlan: no plan waits.
 var ErrNoPlan = errors.New("no plan is staged")
 
+// errNotDeferred: the plan was made for now.
+var errNotDeferred = errors.New("defer: the plan is not for after a shutdown")
+
 // A Deferral is a plan that has been written, and can be taken back.
 type Deferral struct {
 	dir      string
@@ -69,11 +67,14 @@ type Deferral struct {
 }
 
 // Defer writes the checked plan into a directory, which is made if it is not
-// there, and replaces the plan in it in one step. What is not known of the plan
-// itself is taken from d. Either Keep or Undo has to be called.
+// there, and replaces the plan in it in one step. Of d the image's path, the time
+// and the boot ID are taken. Either Keep or Undo has to be called.
 func (p *Plan) Defer(dir string, d Deferred) (_ *Deferral, err error) {
 	if err := p.turn("defer", checked); err != nil {
 		return nil, err
+	}
+	if p.routes == nil {
+		return nil, errNotDeferred
 	}
 	if err := makePrivate(dir); err != nil {
 		return nil, err
@@ -87,7 +88,10 @@ func (p *Plan) Defer(dir string, d Deferred) (_ *Deferral, err error) {
 			err = errors.Join(err, u.sweep())
 		}
 	}()
-	d.Version, d.Cmdline, d.Events = 1, p.Boot.Cmdline, p.Prediction.Events
+	d.Version, d.Cmdline, d.Live, d.Events, d.Shutdowns = 1, p.Boot.Cmdline, p.live, p.Prediction.Events, nil
+	for _, r := range p.routes {
+		d.Shutdowns = append(d.Shutdowns, r.words)
+	}
 	if d.ImageSHA256, err = p.ImageDigest(); err != nil {
 		return nil, err
 	}
@@ -204,34 +208,79 @@ func ReadDeferred(dir string) (*Deferred, error) {
 	return d, nil
 }
 
-// check proves the arithmetic: that the events lead from each base to the PCRs
-// that are promised.
+// check refuses a plan that could not be carried out.
 func (d *Deferred) check() error {
 	if d.Version != 1 {
 		return fmt.Errorf("version %d: unknown (known: 1)", d.Version)
 	}
-	if len(d.Events) == 0 || len(d.Routes) == 0 {
-		return errors.New("no events, or no state to start from")
+	if len(d.Events) == 0 || len(d.Shutdowns) == 0 || len(d.Live) == 0 {
+		return errors.New("no events, no way to shut down, or no PCRs")
 	}
 	for _, b := range d.blobs() {
 		if b.Size <= 0 || len(b.SHA256) != sha256.Size {
 			return fmt.Errorf("blob %.80s: %d bytes", b.SHA256, b.Size)
 		}
 	}
-	for _, r := range d.Routes {
-		words := strings.Join(r.Words, ":")
-		if len(r.Base) == 0 {
-			return fmt.Errorf("after %q: no bank", words)
+	for _, words := range d.Shutdowns {
+		if _, err := measure.ParsePhase(string(words)); err != nil {
+			return err
 		}
-		pcrs := r.Base.Clone()
-		for _, ev := range d.Events {
-			if err := pcrs.Extend(ev); err != nil {
-				return fmt.Errorf("after %q: %w", words, err)
-			}
+		if _, err := d.after(words); err != nil {
+			return err
 		}
-		if diffs := differences(pcrs, r.PCRs); diffs != nil {
-			return fmt.Errorf("after %q: the events lead elsewhere: %s", words, diffs[0])
+	}
+	return nil
+}
+
+// after returns what the plan does to the PCRs after a way of shutting down.
+func (d *Deferred) after(words measure.Phase) (*transition, error) {
+	base, err := d.Live.After(words)
+	if err != nil {
+		return nil, err
+	}
+	t := &transition{base, d.Events, base.Clone()}
+	for _, ev := range d.Events {
+		if err := t.to.Extend(ev); err != nil {
+			return nil, err
 		}
+	}
+	return t, nil
+}
+
+// Prediction returns what the plan leads to after the expected shutdown.
+func (d *Deferred) Prediction() (*measure.Prediction, error) {
+	base, err := d.Live.After(d.Shutdowns[0])
+	if err != nil {
+		return nil, err
+	}
+	return (&measure.Prediction{Events: d.Events}).From(base)
+}
+
+// Check tells whether the plan still holds: whether the TPM holds what it did
+// when the plan was made, and the staged files are what they were. The error
+// wraps ErrMoved or ErrChanged if not.
+func (d *Deferred) Check(device Device) error {
+	live, err := device.Read(d.pcrs()...)
+	if err != nil {
+		return err
+	}
+	if diffs := differences(d.Live, live); diffs != nil {
+		return fmt.Errorf("%w: %s", ErrMoved, diffs[0])
+	}
+	for _, b := range d.blobs() {
+		f, err := b.open(d.dir, "file")
+		if err != nil {
+			return err
+		}
+		f.Close()
+	}
+	return nil
+}
+
+// pcrs are those that are compared.
+func (d *Deferred) pcrs() []measure.PCR {
+	for _, values := range d.Live {
+		return slices.Sorted(maps.Keys(values))
 	}
 	return nil
 }

@@ -35,6 +35,8 @@ const (
 	callLoad   = "kexec_file_load"
 	callUnload = "kexec_file_load(KEXEC_FILE_UNLOAD)"
 	callExec   = "reboot(LINUX_REBOOT_CMD_KEXEC)"
+	// callRestart fails only without CAP_SYS_BOOT.
+	callRestart = "reboot(LINUX_REBOOT_CMD_RESTART)"
 )
 
 // newLoadError explains an errno (Linux 6.12, kernel/kexec_file.c,

@@ -196,8 +196,9 @@ func (k *fakeKernel) Unload() error {
 	return nil
 }
 
-func (k *fakeKernel) Freeze() error { return k.call("freeze") }
-func (k *fakeKernel) Exec() error   { return k.call("exec") }
+func (k *fakeKernel) Freeze() error  { return k.call("freeze") }
+func (k *fakeKernel) Exec() error    { return k.call("exec") }
+func (k *fakeKernel) Restart() error { return k.call("restart") }
 
 func (k *fakeKernel) check(t testing.TB, calls ...string) {
 	t.Helper()

@@ -48,8 +48,10 @@ func (l Linux) Unload() error {
 	return explainCall(callUnload, unix.KexecFileLoad(-1, -1, "", unix.KEXEC_FILE_UNLOAD), before)
 }
 
-// Freeze sets kernel.kexec_load_disabled, which stays until the next boot.
+// Freeze sets kernel.kexec_load_disabled, which stays until the next boot. Since
+// somebody else jumps then, it does what else Exec does before.
 func (l Linux) Freeze() error {
+	dropEFIBC()
 	f, err := os.OpenFile("/proc/sys/kernel/kexec_load_disabled", os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("freeze what is loaded: %w", err)
@@ -62,8 +64,10 @@ func (l Linux) Freeze() error {
 }
 
 // Exec calls reboot(2) with LINUX_REBOOT_CMD_KEXEC, after writing cached file
-// data to disk: the kernel does not do that itself.
+// data to disk: the kernel does not do that itself. The module efibc, if it is
+// loaded, is unloaded before.
 func (l Linux) Exec() error {
+	dropEFIBC()
 	unix.Sync()
 	return explainCall(callExec, unix.Reboot(unix.LINUX_REBOOT_CMD_KEXEC), ReadMachine(l.Root))
 }

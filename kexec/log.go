@@ -16,15 +16,16 @@ type Log interface {
 	// event, so that the order of the log is that of the extends. It fails if
 	// extend does; that the log could not be written is not an error of its own.
 	Record(ev measure.Event, extend func() error) error
-	// After returns the whole log as it will be when the events are noted in it.
-	After(events []measure.Event) ([]byte, error)
+	// After returns the whole log as it will be when the words of a shutdown, and
+	// then the events, are noted in it. Nil is a log that is not taken along.
+	After(shutdown measure.Phase, events []measure.Event) ([]byte, error)
 }
 
 // noLog notes nothing.
 type noLog struct{}
 
-func (noLog) Record(_ measure.Event, extend func() error) error { return extend() }
-func (noLog) After([]measure.Event) ([]byte, error)             { return nil, nil }
+func (noLog) Record(_ measure.Event, extend func() error) error    { return extend() }
+func (noLog) After(measure.Phase, []measure.Event) ([]byte, error) { return nil, nil }
 
 // Where the log is in the initrd of the next system, and what restores it there:
 // a unit that systemd-tmpfiles is run by before systemd's own first record (a

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/mkexec/mkexec/measure"
@@ -33,6 +34,8 @@ type Kernel interface {
 	Freeze() error
 	// Exec jumps into what is loaded. It returns only if it fails.
 	Exec() error
+	// Restart restarts the machine through firmware. It returns only if it fails.
+	Restart() error
 }
 
 // A Checker decides whether a prediction is acceptable.
@@ -85,6 +88,14 @@ type Options struct {
 	// PCRs are read and predicted beside those that starting an image changes,
 	// for policies that name them.
 	PCRs []measure.PCR
+	// Shutdowns, if not nil, are ways in which this system may be shut down before
+	// the events are extended: the words that PCR 11 is extended with on each, the
+	// expected way first. The plan is then one to Defer.
+	Shutdowns []measure.Phase
+	// Placeholder, for a plan to defer, is a static program that restarts the
+	// machine when it is started as PlaceholderInit. Load leaves it loaded, in place
+	// of the image, once the kernel has taken that.
+	Placeholder measure.Content
 	// Log, if not nil, gets the events, and is taken along to the next system, in
 	// an archive behind the initrd's last piece.
 	Log Log
@@ -114,8 +125,14 @@ func (s step) String() string {
 type Plan struct {
 	// Boot is what the image does, decided from the staged copy.
 	Boot *stub.Boot
-	// Prediction is what starting it does to the PCRs.
+	// Prediction is what starting it does to the PCRs: to those that the TPM holds,
+	// or to those after the expected shutdown.
 	Prediction *measure.Prediction
+
+	routes []route      // none if the plan is not one to defer
+	live   measure.PCRs // what the TPM held
+	// placeholder is Options.Placeholder.
+	placeholder measure.Content
 
 	step   step
 	image  *staged
@@ -143,7 +160,7 @@ func NewPlan(src Source, device Device, kernel Kernel, opts Options) (*Plan, err
 	}
 	p := &Plan{
 		Boot: image.boot, image: image, kernel: kernel, device: device, log: opts.Log,
-		pcrs: append(measure.StubPCRs(), opts.PCRs...),
+		pcrs: append(measure.StubPCRs(), opts.PCRs...), placeholder: opts.Placeholder,
 	}
 	if opts.Verify != nil {
 		err = opts.Verify(image.whole)
@@ -174,13 +191,35 @@ func (p *Plan) predict(opts Options) error {
 			return fmt.Errorf("%w: %s", ErrMoved, diffs[0])
 		}
 	}
+	p.live = base
 	p.Prediction, err = measure.Predict(&p.Boot.Image, measure.Options{
 		Base: base, InitrdDigest: opts.InitrdDigest, Progress: opts.Progress,
 	})
 	if err == nil && opts.OSSeparator != nil {
 		p.Prediction.OSSeparator, err = opts.OSSeparator(p.Boot)
 	}
-	return err
+	if err != nil || opts.Shutdowns == nil {
+		return err
+	}
+	for _, words := range opts.Shutdowns {
+		after, err := base.After(words)
+		if err != nil {
+			return err
+		}
+		prediction, err := p.Prediction.From(after)
+		if err != nil {
+			return err
+		}
+		p.routes = append(p.routes, route{words, prediction})
+	}
+	p.Prediction = p.routes[0].Prediction
+	return nil
+}
+
+// A route is what a plan leads to after a way of shutting down.
+type route struct {
+	words measure.Phase
+	*measure.Prediction
 }
 
 // ImageDigest returns the SHA-256 of the staged UKI, or of the bare kernel.
@@ -200,13 +239,20 @@ func (p *Plan) turn(name string, want step) error {
 	return nil
 }
 
-// Check asks the checker. Its error is returned as it is; nothing has happened then.
+// Check asks the checker. Its error is returned as it is; nothing has happened
+// then. Of a plan to defer, the ways of shutting down other than the expected one
+// are dropped if the checker does not accept where they lead.
 func (p *Plan) Check(c Checker) error {
 	if err := p.turn("check", planned); err != nil {
 		return err
 	}
 	if err := c.Check(p.Prediction); err != nil {
 		return err
+	}
+	for i := len(p.routes) - 1; i > 0; i-- {
+		if c.Check(p.routes[i].Prediction) != nil {
+			p.routes = slices.Delete(p.routes, i, i+1)
+		}
 	}
 	p.step = checked
 	return nil
@@ -219,7 +265,7 @@ func (p *Plan) Load() error {
 		return err
 	}
 	initrd := p.image.initrd
-	log, err := p.log.After(p.Prediction.Events)
+	log, err := p.log.After(p.words(), p.Prediction.Events)
 	if err != nil {
 		return err
 	}
@@ -233,10 +279,24 @@ func (p *Plan) Load() error {
 		return err
 	}
 	p.step = loaded
-	if err := checkLoaded(p.kernel); err != nil {
+	if p.placeholder != nil {
+		err = p.loadPlaceholder()
+	}
+	if err == nil {
+		err = checkLoaded(p.kernel)
+	}
+	if err != nil {
 		return p.abandon(err)
 	}
 	return nil
+}
+
+// words are those of the expected shutdown.
+func (p *Plan) words() measure.Phase {
+	if len(p.routes) == 0 {
+		return ""
+	}
+	return p.routes[0].words
 }
 
 func checkLoaded(kernel Kernel) error {

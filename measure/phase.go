@@ -63,12 +63,24 @@ func (p Phase) Words() []string {
 	return strings.Split(string(p), ":")
 }
 
-// wordEvent returns the event of one word that userspace extends a PCR with: the
+// WordEvent returns the event of one word that userspace extends a PCR with: the
 // hash of its ASCII bytes without a NUL (systemd 262, src/pcrextend/pcrextend.c).
-func wordEvent(pcr PCR, word string, banks []Bank) Event {
+func WordEvent(pcr PCR, word string, banks []Bank) Event {
 	ev := Event{PCR: pcr, Type: EventIPL, Description: "word " + word, Digests: map[Bank]Digest{}}
 	for _, b := range banks {
 		ev.Digests[b] = b.Sum([]byte(word))
 	}
 	return ev
+}
+
+// After returns p after the words of a phase path, which PCR 11 is extended with
+// in every bank that p has. It fails if the value of PCR 11 is not known.
+func (p PCRs) After(path Phase) (PCRs, error) {
+	after := p.Clone()
+	for _, w := range path.Words() {
+		if err := after.Extend(WordEvent(PCRKernelImage, w, p.Banks())); err != nil {
+			return nil, err
+		}
+	}
+	return after, nil
 }

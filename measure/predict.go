@@ -109,7 +109,7 @@ func (p *Prediction) From(base PCRs) (*Prediction, error) {
 func (p *Prediction) At(phase Phase) (PCRs, error) {
 	pcrs := p.final.Clone()
 	for _, w := range phase.Words() {
-		if err := pcrs.Extend(wordEvent(PCRKernelImage, w, pcrs.Banks())); err != nil {
+		if err := pcrs.Extend(WordEvent(PCRKernelImage, w, pcrs.Banks())); err != nil {
 			return nil, err
 		}
 		if p.OSSeparator == SeparatorNo || w != "enter-initrd" {
@@ -122,7 +122,7 @@ func (p *Prediction) At(phase Phase) (PCRs, error) {
 			if !pcrs.knows(n) {
 				continue // and is not predicted
 			}
-			if err := pcrs.Extend(wordEvent(n, OSSeparator, pcrs.Banks())); err != nil {
+			if err := pcrs.Extend(WordEvent(n, OSSeparator, pcrs.Banks())); err != nil {
 				return nil, err
 			}
 		}

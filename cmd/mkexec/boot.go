@@ -18,35 +18,44 @@ import (
 )
 
 func newBoot(sys *system, out *bytes.Buffer) *cobra.Command {
-	b := booter{sys: sys, out: out}
+	b := booter{sys: sys, out: out, verb: "boot"}
 	cmd := &cobra.Command{
 		Use:   "boot [flags] [IMAGE | --linux=FILE [--initrd=FILE]... --cmdline=STR]",
 		Short: "Boot an image by a measured kexec",
 		Long: "Stage the image in sealed memory, predict, check the policy, load, extend the TPM, prove that\n" +
 			"it holds what was predicted, and jump. Every failure ends with nothing done, or says that the\n" +
-			"PCRs were extended and the machine must be rebooted through firmware.",
+			"PCRs were extended and the machine must be rebooted through firmware. Where systemd runs the\n" +
+			"machine this is load and then systemctl kexec; --now jumps at once.",
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error { return b.boot(args) },
+		RunE: func(_ *cobra.Command, args []string) error { return b.run(args) },
 	}
-	b.add(cmd)
-	b.addTrust()
-	b.addPhases("a phase `PATH` to print for --dry-run and --json")
-	fl := cmd.Flags()
-	fl.StringVar(&b.policy, "policy", defaultPolicy, "the policy `FILE`")
-	fl.BoolVar(&b.noPolicy, "no-policy", false, "boot without a policy")
-	fl.BoolVar(&b.noVerify, "no-verify", false, "boot although the signature of the image, or of an addon, is not trusted")
-	fl.BoolVar(&b.ignoreDTB, "ignore-dtb", false, "boot an image with a devicetree, which is then measured but not used")
-	fl.BoolVar(&b.now, "now", false, "jump at once, without shutting systemd's services down")
-	fl.BoolVar(&b.dryRun, "dry-run", false, "print every event in order and stop before anything changes")
-	cmd.MarkFlagsMutuallyExclusive("policy", "no-policy")
+	b.addFlags(cmd)
+	cmd.Flags().BoolVar(&b.now, "now", false, "jump at once, without shutting systemd's services down")
+	cmd.MarkFlagsMutuallyExclusive("now", "shutdown")
 	return cmd
 }
 
-// A booter is one run of mkexec boot.
+// addFlags adds the flags that boot and load share.
+func (b *booter) addFlags(cmd *cobra.Command) {
+	b.add(cmd)
+	b.addTrust()
+	b.addPhases("a phase `PATH` to print for --dry-run and --json")
+	b.addShutdown()
+	fl := cmd.Flags()
+	fl.StringVar(&b.policy, "policy", defaultPolicy, "the policy `FILE`")
+	fl.BoolVar(&b.noPolicy, "no-policy", false, "go without a policy")
+	fl.BoolVar(&b.noVerify, "no-verify", false, "boot although the signature of the image, or of an addon, is not trusted")
+	fl.BoolVar(&b.ignoreDTB, "ignore-dtb", false, "boot an image with a devicetree, which is then measured but not used")
+	fl.BoolVar(&b.dryRun, "dry-run", false, "print every event in order and stop before anything changes")
+	cmd.MarkFlagsMutuallyExclusive("policy", "no-policy")
+}
+
+// A booter is one run of mkexec boot, or of mkexec load.
 type booter struct {
 	imageFlags
-	sys *system
-	out *bytes.Buffer
+	sys  *system
+	out  *bytes.Buffer
+	verb string
 
 	policy    string
 	noPolicy  bool
@@ -54,6 +63,7 @@ type booter struct {
 	dev       *tpm.Device
 	now       bool
 	dryRun    bool
+	deferred  bool // to the end of the shutdown
 
 	loaded bool // the kernel has taken the image
 }
@@ -65,9 +75,9 @@ const (
 	stuck     = "the image is still loaded; whether PCRs were extended, the error says"
 )
 
-func (b *booter) boot(args []string) error {
+func (b *booter) run(args []string) error {
 	signal.Ignore(syscall.SIGPIPE) // whether somebody reads along does not matter
-	err := b.tryBoot(args)
+	err := b.tryRun(args)
 	var no *policy.MismatchError
 	switch {
 	case err == nil:
@@ -84,7 +94,7 @@ func (b *booter) boot(args []string) error {
 	return &stateError{err, untouched}
 }
 
-func (b *booter) tryBoot(args []string) error {
+func (b *booter) tryRun(args []string) error {
 	file, err := b.readPolicy()
 	if err != nil {
 		return err
@@ -139,6 +149,13 @@ func (b *booter) tryBoot(args []string) error {
 	if b.from == "zero" {
 		opts.Base = measure.Zero(banks, measure.StubPCRs()...)
 	}
+	if b.deferred {
+		closeProgram, err := b.deferPlan(&opts)
+		if err != nil {
+			return err
+		}
+		defer closeProgram()
+	}
 
 	bar := startProgress(b.sys.stderr, "copying and hashing", 2*m.size)
 	opts.Progress = bar.add
@@ -155,16 +172,32 @@ func (b *booter) tryBoot(args []string) error {
 	if err := b.print(m, plan, userspace, phases); err != nil || b.dryRun {
 		return err
 	}
-	return b.jump(plan)
+	if !b.deferred {
+		return b.jump(plan)
+	}
+	if err := b.stage(plan, m); err != nil {
+		return err
+	}
+	if b.verb == "boot" {
+		return b.kexec()
+	}
+	fmt.Fprintf(b.sys.stderr, "mkexec: %s is staged: %d events for the end of the shutdown; to start it: systemctl kexec\n", m.path, len(plan.Prediction.Events))
+	return nil
 }
 
 // readPolicy returns what has to agree, and refuses to go without it.
 func (b *booter) readPolicy() (*policy.File, error) {
-	if b.json && !b.dryRun {
+	if b.json && !b.dryRun && b.verb == "boot" {
 		return nil, withHint(errors.New("--json goes with --dry-run: after the jump nobody is left to print"), "mkexec boot --dry-run --json ...")
 	}
-	if !b.dryRun && !b.now && kexec.ReadMachine(b.sys.root).Systemd == kexec.Yes {
-		return nil, withHint(errors.New("systemd runs this machine, and its services would be cut off"), "to do so all the same: mkexec boot --now …")
+	systemd := kexec.ReadMachine(b.sys.root).Systemd == kexec.Yes
+	if b.deferred = b.verb == "load" || systemd && !b.now; systemd && b.deferred && !b.dryRun {
+		if err := errors.Join(b.sys.checkHook(), b.sys.checkLoadLimit()); err != nil {
+			return nil, err
+		}
+	}
+	if !b.deferred && b.cmd.Flags().Changed("shutdown") {
+		return nil, errors.New("--shutdown: this boot is without a shutdown")
 	}
 	if kexec.ReadMachine(b.sys.root).InitPIDNamespace == kexec.No {
 		return nil, errors.New("this is a container (a PID namespace of its own), from which the kernel does not jump")
@@ -243,7 +276,7 @@ func (b *booter) banksOf(dev interface {
 // print prints what is going to happen: to stdout for a dry run, and in short to
 // stderr otherwise.
 func (b *booter) print(m *image, plan *kexec.Plan, userspace *userspace, phases []measure.Phase) error {
-	p := &prediction{Prediction: plan.Prediction, boot: plan.Boot, image: m, userspace: userspace, base: b.from, phases: phases}
+	p := &prediction{Prediction: plan.Prediction, boot: plan.Boot, image: m, userspace: userspace, base: b.from, shutdown: b.before, phases: phases}
 	if b.json {
 		var err error
 		if p.digest, err = plan.ImageDigest(); err != nil {
@@ -259,6 +292,8 @@ func (b *booter) print(m *image, plan *kexec.Plan, userspace *userspace, phases 
 		err = printJSON(b.out, j)
 	case b.dryRun:
 		err = p.print(b.out, j.Phases)
+	case b.deferred:
+		// said when it is true
 	default:
 		fmt.Fprintf(b.sys.stderr, "mkexec: %s: loading, extending %d events, jumping\n", m.path, len(p.Events))
 	}

@@ -49,6 +49,7 @@ func newCheck(sys *system, out *bytes.Buffer) *cobra.Command {
 	c.add(cmd)
 	c.addPhases("also print the PCRs at a phase `PATH`; the policy says itself at which phases it has to hold")
 	c.addVia()
+	c.addShutdown()
 	c.addTrust()
 	fl := cmd.Flags()
 	fl.StringVar(&c.policyPath, "policy", defaultPolicy, "the policy `FILE`")
@@ -208,7 +209,7 @@ func (c *checker) discover(o *opener) ([]*secret, error) {
 
 // wholeBase is base with all PCRs that policies may name.
 func (c *checker) wholeBase() (measure.PCRs, error) {
-	base, err := c.base()
+	base, err := c.base(c.sys)
 	if err != nil || c.from != "tpm" {
 		return base, err
 	}
@@ -225,7 +226,10 @@ func (c *checker) wholeBase() (measure.PCRs, error) {
 	if err != nil {
 		return nil, err
 	}
-	return onlyBanks(all, banks)
+	if all, err = onlyBanks(all, banks); err != nil {
+		return nil, err
+	}
+	return all.After(c.before)
 }
 
 // coldPCRs are those that firmware alone sets, the same at every cold boot of

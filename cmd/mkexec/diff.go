@@ -72,7 +72,7 @@ func (d *differ) diff(args []string) (*comparison, error) {
 			m.close()
 		}
 	}()
-	base, err := d.base()
+	base, err := d.base(d.sys)
 	if err != nil {
 		return nil, err
 	}

@@ -35,6 +35,8 @@ type imageFlags struct {
 	banks    []string
 	phases   []string
 	device   string
+	shutdown string
+	before   measure.Phase // what --shutdown comes to, where that matters
 	via      string
 	noVerify bool
 	// needsUserspace: somebody wants to know what systemd in the initrd does.
@@ -64,6 +66,12 @@ func (f *imageFlags) add(cmd *cobra.Command) {
 
 func (f *imageFlags) addPhases(what string) {
 	f.cmd.Flags().StringArrayVar(&f.phases, "phase", nil, what)
+}
+
+// addShutdown is for the verbs that may look at what comes after a shutdown.
+func (f *imageFlags) addShutdown() {
+	f.cmd.Flags().StringVar(&f.shutdown, "shutdown", shutdownAuto,
+		"the words that this system's shutdown extends PCR 11 with before: a phase `PATH`, none, or auto (ask systemd)")
 }
 
 // addVia is for the verbs that may look at a start that is not a kexec, or not
@@ -343,8 +351,9 @@ func (f *imageFlags) parseBanks() ([]measure.Bank, error) {
 	return banks, nil
 }
 
-// base returns the PCRs to start from. Naming a TPM is asking for it.
-func (f *imageFlags) base() (measure.PCRs, error) {
+// base returns the PCRs to start from. Naming a TPM is asking for it. For a kexec
+// from what the TPM holds they are those after the shutdown of this system.
+func (f *imageFlags) base(sys *system) (measure.PCRs, error) {
 	banks, err := f.parseBanks()
 	if err != nil {
 		return nil, err
@@ -371,7 +380,15 @@ func (f *imageFlags) base() (measure.PCRs, error) {
 		if err != nil {
 			return nil, err
 		}
-		return onlyBanks(pcrs, banks)
+		if pcrs, err = onlyBanks(pcrs, banks); err != nil {
+			return nil, err
+		}
+		if f.via == string(stub.ViaKexec) {
+			if f.before, err = f.shutdownPhase(sys); err != nil {
+				return nil, err
+			}
+		}
+		return pcrs.After(f.before)
 	}
 	return nil, fmt.Errorf("--from=%.40s: unknown (known: zero tpm)", f.from)
 }

@@ -29,18 +29,36 @@ const (
 // A system is the world outside of the program.
 type system struct {
 	stdout, stderr io.Writer
-	root           fs.FS // for /proc and /sys
+	root           fs.FS // for /proc, /sys and /run
 	kernel         kexec.Kernel
-	lock           func() (unlock func(), err error) // against other instances
+	lock           func() (unlock func(), err error)            // against other instances
+	systemctl      func(args ...string) (out string, err error) // out also with an error
+	program        func() (*os.File, error)                     // this program
+	tpm2Device     string                                       // for the hook
+	planDir        string                                       // of a staged plan
+	logCopy        string                                       // file for the event log as planned
 }
 
 func main() {
 	root := os.DirFS("/")
-	os.Exit(run(os.Args[1:], &system{
+	sys := &system{
 		stdout: os.Stdout, stderr: os.Stderr,
 		root: root, kernel: kexec.Linux{Root: root},
-		lock: func() (func(), error) { return kexec.Lock("/sys/kernel/kexec_loaded") },
-	}))
+		lock:       func() (func(), error) { return kexec.Lock("/sys/kernel/kexec_loaded") },
+		systemctl:  systemctl,
+		program:    func() (*os.File, error) { return os.Open("/proc/self/exe") },
+		tpm2Device: "auto",
+		planDir:    "/run/mkexec",
+		logCopy:    "/var/lib/mkexec/tpm2-measure.log",
+	}
+	switch {
+	case os.Args[0] == kexec.PlaceholderInit:
+		os.Exit(runPlaceholder(sys))
+	case isHook(os.Args[0]):
+		sys.stderr = kernelLog{}
+		os.Exit(runHook(os.Args[1:], sys))
+	}
+	os.Exit(run(os.Args[1:], sys))
 }
 
 // errNo is the error of a verb whose result, on stdout, is a no.
@@ -101,6 +119,7 @@ func newRoot(sys *system, out *bytes.Buffer) *cobra.Command {
 		return withHint(err, c.CommandPath()+" --help")
 	})
 	cmd.AddCommand(newInspect(sys, out), newPredict(sys, out), newCheck(sys, out), newBoot(sys, out), newStatus(sys, out))
+	cmd.AddCommand(newLoad(sys, out), newCommit(sys), newUnload(sys))
 	cmd.AddCommand(newList(sys, out), newDiff(sys, out), newPolicy(sys, out))
 	strictHelp(cmd)
 	return cmd

@@ -38,6 +38,7 @@ func newPredict(sys *system, out *bytes.Buffer) *cobra.Command {
 	o.add(cmd)
 	f.addPhases("a phase `PATH` such as enter-initrd:leave-initrd (default: the four of systemd-measure)")
 	f.addVia()
+	f.addShutdown()
 	return cmd
 }
 
@@ -49,6 +50,7 @@ type prediction struct {
 	userspace *userspace     // nil if it was not looked for
 	digest    measure.Digest // SHA-256 of the file; only for JSON
 	base      string
+	shutdown  measure.Phase // the words before
 	phases    []measure.Phase
 }
 
@@ -67,7 +69,7 @@ func (f *imageFlags) predict(sys *system, args []string) (*prediction, error) {
 	if err != nil {
 		return nil, err
 	}
-	base, err := f.base()
+	base, err := f.base(sys)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +79,7 @@ func (f *imageFlags) predict(sys *system, args []string) (*prediction, error) {
 // predictFrom hashes. Beside it the initrd is searched for systemd and, for
 // JSON, the digest of the whole file is computed.
 func (f *imageFlags) predictFrom(sys *system, m *image, boot *stub.Boot, base measure.PCRs, phases []measure.Phase) (*prediction, error) {
-	p := &prediction{boot: boot, image: m, base: f.from, phases: phases}
+	p := &prediction{boot: boot, image: m, base: f.from, shutdown: f.before, phases: phases}
 	var total int64
 	for _, c := range boot.Measurements {
 		total += c.Content.Size()
@@ -123,11 +125,13 @@ func (m *image) digest() (measure.Digest, error) {
 
 // predictionJSON is the output of predict --json, version 1. Scripts rely on it.
 type predictionJSON struct {
-	Version int        `json:"version"`
-	Image   imageJSON  `json:"image"`
-	Base    string     `json:"base"`
-	Cmdline string     `json:"cmdline"`
-	Initrd  initrdJSON `json:"initrd"`
+	Version int       `json:"version"`
+	Image   imageJSON `json:"image"`
+	Base    string    `json:"base"`
+	// Shutdown are the words that PCR 11 is extended with before the events.
+	Shutdown measure.Phase `json:"shutdown,omitempty"`
+	Cmdline  string        `json:"cmdline"`
+	Initrd   initrdJSON    `json:"initrd"`
 	// Systemd is that of the initrd.
 	Systemd *userspaceJSON `json:"systemd,omitempty"`
 	// Ignored says which files beside the image are not used, and why.
@@ -162,7 +166,7 @@ func (p *prediction) json() (predictionJSON, error) {
 	j := predictionJSON{
 		Version: 1,
 		Image:   p.imageJSON(),
-		Base:    p.base,
+		Base:    p.base, Shutdown: p.shutdown,
 		Cmdline: p.boot.Cmdline,
 		Initrd:  initrdJSON{p.boot.InitrdSize(), p.InitrdDigest},
 		Ignored: p.boot.Ignored,
@@ -208,7 +212,11 @@ func (p *prediction) print(w io.Writer, phases []phaseJSON) error {
 	for _, ignored := range p.boot.Ignored {
 		fmt.Fprintf(w, "ignored  %s\n", clean(ignored))
 	}
-	fmt.Fprintf(w, "base     %s\n\n", p.base)
+	fmt.Fprintf(w, "base     %s\n", p.base)
+	if p.shutdown != "" {
+		fmt.Fprintf(w, "shutdown %s\n", p.shutdown)
+	}
+	fmt.Fprintln(w)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for i, ev := range p.Events {
 		what := fmt.Sprintf("event %d, %s", i+1, clean(ev.Description))

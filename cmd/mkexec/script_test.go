@@ -3,7 +3,9 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -22,18 +24,32 @@ import (
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"mkexec": func() {
-			os.Exit(run(os.Args[1:], &system{
-				stdout: os.Stdout, stderr: os.Stderr,
-				root:   os.DirFS(os.Getenv("MACHINE")),
-				kernel: scriptKernel{os.Getenv("KERNEL")},
-				lock:   func() (func(), error) { return kexec.Lock(filepath.Join(os.Getenv("KERNEL"), "lock")) },
-			}))
-		},
+		"mkexec":      func() { os.Exit(run(os.Args[1:], scriptSystem())) },
+		"hook":        func() { os.Exit(runHook(os.Args[1:], scriptSystem())) },
+		"placeholder": func() { os.Exit(runPlaceholder(scriptSystem())) },
 	})
 }
 
-// A scriptKernel writes what it is asked to do to a file, and can fail.
+func scriptSystem() *system {
+	dir := os.Getenv("KERNEL")
+	return &system{
+		stdout: os.Stdout, stderr: os.Stderr,
+		root:   os.DirFS(os.Getenv("MACHINE")),
+		kernel: scriptKernel{dir},
+		lock:   func() (func(), error) { return kexec.Lock(filepath.Join(dir, "lock")) },
+		systemctl: func(args ...string) (string, error) {
+			out, err := exec.Command(filepath.Join(dir, "systemctl"), args...).Output()
+			return string(out), err
+		},
+		program:    func() (*os.File, error) { return os.Open(filepath.Join(dir, "program")) },
+		tpm2Device: os.Getenv("TPM"),
+		planDir:    filepath.Join(dir, "plan"),
+		logCopy:    filepath.Join(dir, "copy"),
+	}
+}
+
+// A scriptKernel writes what it is asked to do to a file, and can fail. What is
+// loaded lies in the files image, image-initrd and image-cmdline.
 type scriptKernel struct{ dir string }
 
 func (k scriptKernel) say(what string) error {
@@ -51,9 +67,39 @@ func (k scriptKernel) say(what string) error {
 	return nil
 }
 
-func (k scriptKernel) Load(_, _ *os.File, _ string) error { return k.say("load") }
-func (k scriptKernel) Loaded() (bool, error)              { return true, k.say("loaded") }
-func (k scriptKernel) Unload() error                      { return k.say("unload") }
+func (k scriptKernel) Load(linux, initrd *os.File, cmdline string) error {
+	if err := k.say("load"); err != nil {
+		return err
+	}
+	for name, f := range map[string]*os.File{"image": linux, "image-initrd": initrd} {
+		var data []byte
+		if f != nil {
+			var err error
+			if data, err = io.ReadAll(io.NewSectionReader(f, 0, 1<<30)); err != nil {
+				return err
+			}
+		}
+		if err := os.WriteFile(filepath.Join(k.dir, name), data, 0o600); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(filepath.Join(k.dir, "image-cmdline"), []byte(cmdline+"\n"), 0o600)
+}
+
+func (k scriptKernel) Loaded() (bool, error) {
+	_, err := os.Stat(filepath.Join(k.dir, "image"))
+	return err == nil, k.say("loaded")
+}
+
+func (k scriptKernel) Unload() error {
+	if err := k.say("unload"); err != nil {
+		return err
+	}
+	return os.Remove(filepath.Join(k.dir, "image"))
+}
+
+func (k scriptKernel) Freeze() error  { return k.say("freeze") }
+func (k scriptKernel) Restart() error { return k.say("restart") }
 func (k scriptKernel) Exec() error {
 	if err := k.say("exec"); err != nil {
 		return err

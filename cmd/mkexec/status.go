@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"text/tabwriter"
+	"time"
 
 	"github.com/mkexec/mkexec/kexec"
 	"github.com/mkexec/mkexec/measure"
@@ -21,10 +21,12 @@ func newStatus(sys *system, out *bytes.Buffer) *cobra.Command {
 		Use:   "status [flags]",
 		Short: "Tell whether this machine is ready for a measured kexec",
 		Long: "Tell whether this machine is ready: TPM and banks, kexec switches, lockdown, Secure Boot, loaded\n" +
-			"image, policy. Exit status 0 is ready, 1 is not ready. Nothing is tried out or changed.",
+			"image, policy; what load has staged, what that leads to, and whether it still holds. Exit status 0\n" +
+			"is ready, 1 is not ready, or that the staged plan will not be carried out. Nothing is tried out or\n" +
+			"changed.",
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			s := readStatus(sys.root, device, policyPath)
+			s := readStatus(sys, device, policyPath)
 			if asJSON {
 				if err := printJSON(out, s); err != nil {
 					return err
@@ -52,6 +54,22 @@ type status struct {
 	Checks  []statusCheck `json:"checks"`
 	Machine kexec.Machine `json:"machine"`
 	PCRs    measure.PCRs  `json:"pcrs,omitempty"` // 11 to 13, of all active banks
+	Staged  *stagedJSON   `json:"staged,omitempty"`
+}
+
+// A stagedJSON is the plan that waits for the end of the shutdown.
+type stagedJSON struct {
+	Image   string         `json:"image"` // its path when it was staged
+	SHA256  measure.Digest `json:"sha256"`
+	Time    time.Time      `json:"time"`
+	Cmdline string         `json:"cmdline"`
+	// Shutdowns are the words of the ways of shutting down whose outcome is accepted.
+	Shutdowns []measure.Phase `json:"shutdowns"`
+	Events    []measure.Event `json:"events"`
+	// PCRs are what it leads to after the expected shutdown, which is the first.
+	PCRs measure.PCRs `json:"pcrs"`
+	// Holds: if nothing changes it will be carried out.
+	Holds bool `json:"holds"`
 }
 
 // A statusCheck is one thing that has to be so, or that is good to know.
@@ -62,11 +80,15 @@ type statusCheck struct {
 	Text  string `json:"text"`
 }
 
-func readStatus(root fs.FS, device, policyPath string) *status {
-	s := &status{Version: 1, Ready: true, Machine: kexec.ReadMachine(root)}
-	s.checkTPM(device)
-	s.checkKexec()
-	s.checkMachine()
+func readStatus(sys *system, device, policyPath string) *status {
+	s := &status{Version: 1, Ready: true, Machine: kexec.ReadMachine(sys.root)}
+	plan, err := kexec.ReadDeferred(sys.planDir)
+	if err != nil && !errors.Is(err, kexec.ErrNoPlan) {
+		s.no("staged", err.Error())
+	}
+	s.checkTPM(device, plan)
+	s.checkKexec(plan)
+	s.checkMachine(sys)
 	file, err := readPolicy(policyPath)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -88,13 +110,16 @@ func (s *status) no(name, text string) {
 	s.Ready = false
 }
 
-func (s *status) checkTPM(device string) {
+func (s *status) checkTPM(device string, plan *kexec.Deferred) {
 	dev, err := tpm.Open(device, tpm.Options{})
 	if err != nil {
 		s.no("tpm", err.Error())
 		return
 	}
 	defer dev.Close()
+	if plan != nil {
+		defer s.checkPlan(dev, plan)
+	}
 	if s.PCRs, err = dev.Read(measure.StubPCRs()...); err != nil {
 		s.no("tpm", err.Error())
 		return
@@ -108,7 +133,38 @@ func (s *status) checkTPM(device string) {
 	}
 }
 
-func (s *status) checkKexec() {
+// checkPlan tells of the staged plan what it is, and whether it still holds.
+func (s *status) checkPlan(dev kexec.Device, plan *kexec.Deferred) {
+	s.note("staged", fmt.Sprintf("%s, SHA-256 %s, at %s; %d events", plan.Image, plan.ImageSHA256, plan.Time.Format(time.RFC3339), len(plan.Events)))
+	p, err := plan.Prediction()
+	if err == nil {
+		s.Staged = &stagedJSON{
+			Image: plan.Image, SHA256: plan.ImageSHA256, Time: plan.Time, Cmdline: plan.Cmdline, Shutdowns: plan.Shutdowns, Events: plan.Events,
+		}
+		s.Staged.PCRs, err = p.At("")
+	}
+	if err == nil {
+		err = plan.Check(dev)
+	}
+	if err != nil {
+		s.no("plan", "will not be carried out; the machine will restart through firmware: "+err.Error())
+		return
+	}
+	s.Staged.Holds = true
+	s.ok("plan", fmt.Sprintf("holds; after %s PCR 11 becomes", orNothing(plan.Shutdowns[0])))
+	for _, b := range s.Staged.PCRs.Banks() {
+		s.note("", fmt.Sprintf("  %d:%s=%s", measure.PCRKernelImage, b, s.Staged.PCRs[b][measure.PCRKernelImage]))
+	}
+}
+
+func orNothing(words measure.Phase) string {
+	if words == "" {
+		return "no word"
+	}
+	return string(words)
+}
+
+func (s *status) checkKexec(plan *kexec.Deferred) {
 	m := s.Machine
 	must := func(name string, value, bad kexec.Tristate, text string) {
 		switch value {
@@ -138,10 +194,14 @@ func (s *status) checkKexec() {
 	default:
 		s.ok("kexec_load_limit", "none")
 	}
-	switch m.Loaded {
-	case kexec.Yes:
-		s.note("loaded", "an image is loaded; boot replaces it, and any reboot of systemd's enters it unmeasured")
-	case kexec.No:
+	switch {
+	case m.Loaded == kexec.Yes && plan != nil:
+		s.ok("loaded", "a placeholder: systemctl kexec, and systemctl reboot, start the staged image")
+	case m.Loaded == kexec.Yes:
+		s.note("loaded", "an image that mkexec has not staged; load and boot replace it, and at the end of a shutdown it is dropped")
+	case m.Loaded == kexec.No && plan != nil:
+		s.no("loaded", "nothing, although an image is staged: systemctl kexec will not start it; stage it again")
+	case m.Loaded == kexec.No:
 		s.ok("loaded", "nothing")
 	default:
 		s.no("loaded", "no /sys/kernel/kexec_loaded: the kernel is built without kexec, or /sys is not mounted")
@@ -151,7 +211,7 @@ func (s *status) checkKexec() {
 	}
 }
 
-func (s *status) checkMachine() {
+func (s *status) checkMachine(sys *system) {
 	m := s.Machine
 	s.note("lockdown", m.Lockdown)
 	s.note("secure_boot", string(m.SecureBoot))
@@ -159,7 +219,11 @@ func (s *status) checkMachine() {
 		s.note("confidential_vm", "yes: no command line is accepted from outside the image")
 	}
 	if m.Systemd == kexec.Yes {
-		s.note("systemd", "runs this machine: boot wants --now, which does not shut services down")
+		if err := sys.checkHook(); err != nil {
+			s.no("hook", err.Error())
+		} else {
+			s.ok("hook", "/"+hookPath)
+		}
 	}
 	if m.Kexeced == kexec.Yes {
 		s.note("kexeced", "this kernel was itself started by kexec")

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/mkexec/mkexec/kexec"
+)
+
+// isHook tells whether systemd-shutdown has started this program, as one of
+// /usr/lib/systemd/system-shutdown.
+func isHook(name string) bool { return filepath.Base(filepath.Dir(name)) == "system-shutdown" }
+
+// runHook is what happens at the end of a shutdown, with the verb of systemd-shutdown
+// (systemd 262, src/shutdown/shutdown.c: poweroff, reboot, halt, kexec, exit). All
+// processes are gone, the file systems are unmounted or read-only, /run and the TPM
+// are there, and nobody looks at the exit status. So the one way to say no is to
+// leave nothing loaded, or to restart.
+func runHook(args []string, sys *system) int {
+	if len(args) != 1 || args[0] != "kexec" {
+		return exitYes // the machine goes through firmware
+	}
+	if err := sys.hook(); err != nil {
+		report(sys.stderr, err)
+		return exitTrouble
+	}
+	return exitYes
+}
+
+// hook carries the staged plan out, or makes sure that the machine restarts through
+// firmware. What somebody else has loaded is not measured, and not started either.
+func (sys *system) hook() error {
+	err := sys.commit(sys.tpm2Device)
+	if errors.Is(err, kexec.ErrNoPlan) {
+		if loaded, loadedErr := sys.kernel.Loaded(); loadedErr == nil && !loaded {
+			return nil
+		}
+		err = errors.Join(fmt.Errorf("%w: what is loaded was not measured", err), kexec.Veto(sys.kernel))
+	}
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, kexec.ErrStillLoaded) {
+		err = errors.Join(err, sys.kernel.Restart())
+	}
+	return &stateError{err, "no kexec; the machine restarts through firmware"}
+}
+
+// runPlaceholder is the only program of the placeholder (kexec.PlaceholderInit).
+func runPlaceholder(sys *system) int {
+	fmt.Fprintln(sys.stderr, "mkexec: this kexec was not measured; restarting through firmware")
+	report(sys.stderr, sys.kernel.Restart())
+	return exitTrouble // of PID 1: a panic, and panic=-1
+}

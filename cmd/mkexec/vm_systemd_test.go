@@ -1,0 +1,126 @@
+package main
+
+import (
+	"maps"
+	"strings"
+	"testing"
+
+	"github.com/mkexec/mkexec/cmd/mkexec/internal/vm"
+)
+
+// These tests run mkexec on a machine whose PID 1 is systemd: Debian's, of trixie,
+// with its pcrphase units, an initrd that it leaves for a root file system on a
+// disk, and its systemd-shutdown. It was started by OVMF and the real systemd-stub.
+// They do not prove anything about udev, D-Bus and logind, which are not in there,
+// about an exitrd, real TPM chips, or other architectures.
+
+// A systemdVM is a machine with two images of one system, which measures its phases.
+type systemdVM struct {
+	*vmImages
+	first, second []byte
+	args          []string // for QEMU: the disks
+}
+
+// hookScript installs what make install does.
+const hookScript = `
+hook=/usr/lib/systemd/system-shutdown/mkexec
+mkdir -p ${hook%/*}
+ln -s ../../../bin/mkexec $hook
+esp
+quiet() { "$@" 2>/dev/null; }
+# a command's output, its complaints and its status
+tell() {
+	"$@" >/tmp/out 2>/tmp/err
+	status=$?
+	cat /tmp/out /tmp/err
+	echo "status $status"
+}
+`
+
+// newSystemdVM builds the machine. The scripts are what the first and the second
+// system run at the end of their boot.
+func newSystemdVM(t *testing.T, first, second vm.SystemdConfig, files map[string]vm.File) *systemdVM {
+	t.Helper()
+	m := &systemdVM{vmImages: newVM(t)}
+	for _, c := range []struct {
+		vm.SystemdConfig
+		name  string
+		image *[]byte
+	}{{first, "first", &m.first}, {second, "second", &m.second}} {
+		c.System, c.Stub, c.Name, c.OnDisk = m.assets.System257, m.assets.Stub257, c.name, true
+		c.Cmdline = vm.Quiet + " from=" + c.name
+		var err error
+		if *c.image, err = m.assets.SystemdImage(c.SystemdConfig); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := map[string]vm.File{"/usr/bin/mkexec": {Data: m.mkexec, Perm: 0o755}}
+	maps.Copy(all, files)
+	var err error
+	if m.args, err = m.assets.SystemdDisks(t.TempDir(), m.assets.System257, all); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func (m *systemdVM) boot(t *testing.T) map[string]string {
+	t.Helper()
+	return m.run(t, vm.Config{Args: m.args, ESP: map[string][]byte{"EFI/BOOT/BOOTX64.EFI": m.first, "EFI/Linux/second.efi": m.second}})
+}
+
+// at returns the PCRs that were predicted for a phase.
+func (p predictionOutput) at(t *testing.T, phase string) map[string]map[int]string {
+	t.Helper()
+	for _, at := range p.Phases {
+		if at.Phase == phase {
+			return at.PCRs
+		}
+	}
+	t.Fatalf("no phase %q in %v", phase, p.Phases)
+	return nil
+}
+
+// TestVMSystemd is a measured kexec on a server: mkexec load, systemctl kexec.
+func TestVMSystemd(t *testing.T) {
+	t.Parallel()
+	m := newSystemdVM(t, vm.SystemdConfig{Script: hookScript + `
+modprobe efibc
+section before report
+section predicted quiet mkexec predict --from=tpm --json /efi/EFI/Linux/second.efi
+section nothing tell mkexec status
+section load tell mkexec load --no-policy --no-verify --json /efi/EFI/Linux/second.efi
+section staged report
+section status tell mkexec status
+leave systemctl kexec
+`}, vm.SystemdConfig{
+		InitrdScript: "section initrd report",
+		Script: `
+section ready report
+section oneshot ls /sys/firmware/efi/efivars
+section failed systemctl --failed --no-legend
+`}, nil)
+	got := m.boot(t)
+	predicted := parsePrediction(t, got["predicted"])
+	before := reportOf(t, got, "before")
+	wantPCRs(t, "enter-initrd", reportOf(t, got, "initrd"), predicted.at(t, "enter-initrd"))
+	wantPCRs(t, "ready", reportOf(t, got, "ready"), predicted.at(t, "enter-initrd:leave-initrd:sysinit:ready"))
+	staged := reportOf(t, got, "staged")
+	wantPCRs(t, "load", staged, before.PCRs)
+	if before.KexecLoaded || !staged.KexecLoaded {
+		t.Errorf("loaded: %v before, %v after load", before.KexecLoaded, staged.KexecLoaded)
+	}
+	if cold := predict(t, m.write(t, "second.efi", m.second)); cold.at(t, "")["sha256"][11] == predicted.at(t, "")["sha256"][11] {
+		t.Error("the prediction is that of a cold boot")
+	}
+	if text, status, _ := strings.Cut(got["load"], "\nmkexec: "); parsePrediction(t, text).Phases[0].PCRs["sha256"][11] != predicted.Phases[0].PCRs["sha256"][11] ||
+		!strings.HasSuffix(status, "status 0") {
+		t.Errorf("load: %s", got["load"])
+	}
+	if strings.Contains(got["oneshot"], "LoaderEntryOneShot") || !strings.Contains(got["oneshot"], "StubInfo") {
+		t.Errorf("EFI variables: %s", got["oneshot"])
+	}
+	if failed, ok := got["failed"]; failed != "" || !ok {
+		t.Errorf("failed units: %s", failed)
+	}
+	t.Log(got["nothing"], got["status"])
+}
