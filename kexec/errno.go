@@ -13,6 +13,8 @@ type LoadError struct {
 	Errno unix.Errno // what it returned
 	Cause string     // what that means here
 	Hint  string     // what to do about it; "" if there is nothing to suggest
+	// Kernel is what the kernel said last about it in its log; "" if that is not known.
+	Kernel string
 }
 
 // Error gives the call, the cause and the name of the errno.
@@ -21,7 +23,11 @@ func (e *LoadError) Error() string {
 	if name == "" {
 		name = fmt.Sprintf("errno %d", int(e.Errno))
 	}
-	return fmt.Sprintf("%s: %s (%s)", e.Call, e.Cause, name)
+	text := fmt.Sprintf("%s: %s (%s)", e.Call, e.Cause, name)
+	if e.Kernel != "" {
+		text += fmt.Sprintf("; the kernel says %.200q", e.Kernel)
+	}
+	return text
 }
 
 // Unwrap returns the errno.
@@ -44,7 +50,7 @@ const (
 // machine as it was before the call.
 func newLoadError(call string, errno unix.Errno, m Machine, arch string) *LoadError {
 	why := explain(call, errno, m, arch)
-	return &LoadError{call, errno, why.cause, why.hint}
+	return &LoadError{Call: call, Errno: errno, Cause: why.cause, Hint: why.hint}
 }
 
 // An explanation is what an errno means, and a way out.

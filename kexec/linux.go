@@ -26,11 +26,18 @@ func (l Linux) Load(linux, initrd *os.File, cmdline string) error {
 		initrdFd = int(initrd.Fd())
 	}
 	before := ReadMachine(l.Root) // even a refused call uses up the load limit
+	words := openKernelLog("/dev/kmsg")
 	err := unix.KexecFileLoad(int(linux.Fd()), initrdFd, cmdline, flags)
 	// The kernel reads by number: the files must not be finalized before it has.
 	runtime.KeepAlive(linux)
 	runtime.KeepAlive(initrd)
-	return explainCall(callLoad, err, before)
+	said := words.last()
+	err = explainCall(callLoad, err, before)
+	var refused *LoadError
+	if errors.As(err, &refused) {
+		refused.Kernel = said
+	}
+	return err
 }
 
 // Loaded reads /sys/kernel/kexec_loaded.

@@ -124,6 +124,10 @@ func (b *booter) kexec() error {
 
 // unload drops the plan and what is loaded.
 func (sys *system) unload() error {
+	if m := kexec.ReadMachine(sys.root); m.Loaded == kexec.Yes && m.LoadDisabled == kexec.Yes {
+		return withHint(fmt.Errorf("kexec is locked (kernel.kexec_load_disabled): %w", kexec.ErrStillLoaded),
+			"to restart through firmware: SYSTEMCTL_SKIP_AUTO_KEXEC=1 systemctl reboot")
+	}
 	// first what makes a plan of it: without one the hook unloads, too
 	return errors.Join(kexec.RemoveDeferred(sys.planDir), kexec.Veto(sys.kernel))
 }

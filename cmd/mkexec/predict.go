@@ -186,7 +186,7 @@ func (p *prediction) json() (predictionJSON, error) {
 		if err != nil {
 			return j, err
 		}
-		j.Phases = append(j.Phases, phaseJSON{phase, pcrs})
+		j.Phases = append(j.Phases, phaseJSON{phase, pcrs.Only(measure.StubPCRs()...)})
 	}
 	return j, nil
 }

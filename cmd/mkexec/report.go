@@ -46,7 +46,10 @@ func report(w io.Writer, err error) {
 func hintFor(err error) string {
 	var hinted *hintError
 	var load *kexec.LoadError
+	outermost, _ := err.(*hintError)
 	switch {
+	case outermost != nil:
+		return outermost.hint
 	case errors.Is(err, kexec.ErrStillLoaded):
 		return "kexec --unload, and then reboot -f"
 	case errors.Is(err, kexec.ErrCommitted):

@@ -8,7 +8,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/mkexec/mkexec/kexec"
 	"github.com/mkexec/mkexec/measure"
@@ -48,7 +50,8 @@ func scriptSystem() *system {
 	}
 }
 
-// A scriptKernel writes what it is asked to do to a file, and can fail. What is
+// A scriptKernel writes what it is asked to do to a file, and can fail, or be
+// interrupted. What is
 // loaded lies in the files image, image-initrd and image-cmdline.
 type scriptKernel struct{ dir string }
 
@@ -60,6 +63,12 @@ func (k scriptKernel) say(what string) error {
 	defer f.Close()
 	if _, err := f.WriteString(what + "\n"); err != nil {
 		return err
+	}
+	if _, err := os.Stat(filepath.Join(k.dir, "signal-"+what)); err == nil {
+		if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond) // until it has arrived
 	}
 	if _, err := os.Stat(filepath.Join(k.dir, "fail-"+what)); err == nil {
 		return errors.New(what + " fails for the test")

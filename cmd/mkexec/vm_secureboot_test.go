@@ -298,7 +298,8 @@ func TestVMSecureBoot(t *testing.T) {
 		}
 	}
 	// Linux means it. What it says of the attempt in PCR 10 (IMA) is its own.
-	if text := got["enforced"]; !strings.Contains(text, "(EKEYREJECTED)\nmkexec: state: "+untouched) || !strings.Contains(text, "\nkexec_loaded 0") {
+	if text := got["enforced"]; !strings.Contains(text, "(EKEYREJECTED); the kernel says \"") ||
+		!strings.Contains(text, "\"\nmkexec: state: "+untouched) || !strings.Contains(text, "\nkexec_loaded 0") {
 		t.Errorf("a kernel that was tampered with: %q", text)
 	}
 	wantPCRs(t, "after refusals", after, before.PCRs)

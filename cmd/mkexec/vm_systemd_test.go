@@ -41,7 +41,12 @@ tell() {
 // system run at the end of their boot.
 func newSystemdVM(t *testing.T, first, second vm.SystemdConfig, files map[string]vm.File) *systemdVM {
 	t.Helper()
-	m := &systemdVM{vmImages: newVM(t)}
+	return buildSystemdVM(t, newVM(t), first, second, files)
+}
+
+func buildSystemdVM(t *testing.T, images *vmImages, first, second vm.SystemdConfig, files map[string]vm.File) *systemdVM {
+	t.Helper()
+	m := &systemdVM{vmImages: images}
 	for _, c := range []struct {
 		vm.SystemdConfig
 		name  string
@@ -123,4 +128,50 @@ section failed systemctl --failed --no-legend
 		t.Errorf("failed units: %s", failed)
 	}
 	t.Log(got["nothing"], got["status"])
+}
+
+// TestVMSystemdSecureBoot is the same under Secure Boot, and so with a kernel that
+// is locked down: an image that the firmware does not trust is not staged.
+func TestVMSystemdSecureBoot(t *testing.T) {
+	t.Parallel()
+	images := newVM(t)
+	kernel, err := images.assets.SecureKernel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := buildSystemdVM(t, images, vm.SystemdConfig{Linux: kernel, Script: hookScript + `
+section before report
+section lockdown cat /sys/kernel/security/lockdown
+section predicted quiet mkexec predict --from=tpm --json /efi/EFI/Linux/second.efi
+section unsigned tell mkexec load --no-policy /efi/EFI/Linux/unsigned.efi
+section after report
+section load tell mkexec load --no-policy /efi/EFI/Linux/second.efi
+leave systemctl kexec
+`}, vm.SystemdConfig{
+		Linux:        kernel,
+		InitrdScript: "section initrd report",
+		Script: `
+section ready report
+section second-lockdown cat /sys/kernel/security/lockdown
+`}, nil)
+	got := m.run(t, vm.Config{SecureBoot: true, Args: m.args, ESP: map[string][]byte{
+		"EFI/BOOT/BOOTX64.EFI": m.sign(t, m.first), "EFI/Linux/second.efi": m.sign(t, m.second), "EFI/Linux/unsigned.efi": m.second,
+	}})
+	predicted := parsePrediction(t, got["predicted"])
+	before, after := reportOf(t, got, "before"), reportOf(t, got, "after")
+	wantPCRs(t, "after a refusal", after, before.PCRs)
+	wantPCRs(t, "enter-initrd", reportOf(t, got, "initrd"), predicted.at(t, "enter-initrd"))
+	wantPCRs(t, "ready", reportOf(t, got, "ready"), predicted.at(t, "enter-initrd:leave-initrd:sysinit:ready"))
+	for section, text := range map[string]string{
+		"lockdown": "[integrity]", "second-lockdown": "[integrity]",
+		"unsigned": "policy not met: image: not trusted: not signed",
+		"load":     "second.efi is staged",
+	} {
+		if !strings.Contains(got[section], text) {
+			t.Errorf("section %s: %q does not say %q", section, got[section], text)
+		}
+	}
+	if !strings.Contains(got["unsigned"], "status 1") || !strings.Contains(got["unsigned"], untouched) || after.KexecLoaded {
+		t.Errorf("an image that is not signed: %s", got["unsigned"])
+	}
 }

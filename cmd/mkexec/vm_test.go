@@ -35,20 +35,23 @@ type vmImages struct {
 const reportScript = "section second report"
 
 // buildMkexec builds the program once.
-var buildMkexec = sync.OnceValues(func() ([]byte, error) {
+var buildMkexec = sync.OnceValues(func() ([]byte, error) { return buildProgram(".") })
+
+// buildProgram builds a static program.
+func buildProgram(path string) ([]byte, error) {
 	dir, err := os.MkdirTemp("", "mkexec")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	program := filepath.Join(dir, "mkexec")
-	build := exec.Command("go", "build", "-trimpath", "-o", program, ".")
+	program := filepath.Join(dir, "program")
+	build := exec.Command("go", "build", "-trimpath", "-o", program, path)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return os.ReadFile(program)
-})
+}
 
 // newVM returns what every test needs, without an image.
 func newVM(t *testing.T) *vmImages {

@@ -37,6 +37,7 @@ type Config struct {
 
 	Memory  int           // MiB; 0: 1024
 	TPM     string        // directory for the state of the TPM; "": a new TPM
+	Resets  bool          // a reset is a new start through firmware; false: it ends the run
 	Until   string        // the run ends where this appears on the console; "": where the machine powers off or resets
 	Timeout time.Duration // 0: 5 minutes
 	Args    []string      // more arguments for QEMU
@@ -110,8 +111,11 @@ func (a *Assets) arguments(c Config, dir string) ([]string, error) {
 	args := []string{
 		// One CPU of an old kind: more hang at times over a kexec without KVM, and KVM is not everywhere.
 		"-machine", "q35,accel=tcg", "-cpu", "Nehalem", "-smp", "1", "-m", fmt.Sprint(memory),
-		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
+		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
 		"-chardev", "socket,id=tpm,fd=3", "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-tis,tpmdev=tpm0",
+	}
+	if !c.Resets {
+		args = append(args, "-no-reboot")
 	}
 	if c.Kernel != "" {
 		initrd := filepath.Join(dir, "initrd")

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mkexec/mkexec/cmd/mkexec/internal/vm"
+)
+
+// This test lets a machine that systemd runs shut down for a kexec in which
+// something goes wrong, once for each fault, and looks at what it starts next: the
+// second image, with exactly the predicted PCRs, or through firmware, with the PCRs
+// of a cold boot. Faults of the TPM in the midst of a commit, and a process that is
+// killed at each step, are in the tests of package kexec. It does not prove anything
+// about faults of a machine whose PID 1 is not systemd.
+
+// A fault is a shell script that runs before, or in place of, systemctl kexec.
+type fault struct {
+	name   string
+	script string
+	// how is the shutdown; systemctl kexec if it is empty.
+	how string
+	// measured: the second image is started, with the PCRs that were predicted with
+	// --shutdown= this. Empty: the machine restarts through firmware.
+	measured string
+	// says is in what the script prints.
+	says []string
+}
+
+const loadSecond = "mkexec load --no-policy --no-verify /efi/second.efi\n"
+
+var faults = []fault{
+	{name: "none", script: loadSecond, measured: "auto"},
+	{name: "the hook is gone", script: loadSecond + "rm $hook\n"},
+	{name: "the hook dies", script: loadSecond + "rm $hook; printf '#!/bin/sh\\nkill -9 $$\\n' >$hook; chmod 755 $hook\n"},
+	{name: "PCR 11 is extended", script: loadSecond + "/usr/lib/systemd/systemd-pcrextend stray; mkexec status --no-policy\n",
+		says: []string{"plan", "will not be carried out"}},
+	{name: "a staged file has changed", script: loadSecond + `for f in /run/mkexec/*; do case $f in *.json) ;; *) printf x | dd of=$f bs=1 seek=1000 conv=notrunc;; esac; done
+`},
+	{name: "a staged file is gone", script: loadSecond + "for f in /run/mkexec/*; do case $f in *.json) ;; *) rm $f;; esac; done\n"},
+	{name: "the plan is garbage", script: loadSecond + "echo garbage >/run/mkexec/plan.json\n"},
+	{name: "another image is loaded meanwhile", script: loadSecond + "kexecload /efi/linux /efi/initrd 'unmeasured'\n", measured: "auto"},
+	{name: "an image without a plan", script: "kexecload /efi/linux /efi/initrd 'unmeasured'\n"},
+	{name: "kexec is locked", script: loadSecond + "echo 1 >/proc/sys/kernel/kexec_load_disabled; mkexec unload; mkexec status\n",
+		says: []string{"kexec is locked"}},
+	{name: "the TPM is gone", script: loadSecond + `cd /sys/class/tpm/tpm0/device && d=$(readlink -f .) && echo ${d##*/} >driver/unbind; cd /
+`},
+	{name: "forced", script: loadSecond, how: "systemctl kexec --force", measured: "none"},
+	{name: "a jump at once", script: loadSecond, how: "systemctl kexec --force --force"},
+	{name: "a reboot with an image loaded", script: loadSecond, how: "systemctl reboot", measured: "auto"},
+	{name: "/run is full", script: "dd if=/dev/zero of=/run/full bs=1M; " + loadSecond + "ls /run/mkexec; rm /run/full; cat /sys/kernel/kexec_loaded\n",
+		says: []string{"no space left on device", "nothing was loaded and mkexec extended no PCR", "\n0\n"}},
+	{name: "committed by hand, and then shut down", script: loadSecond + "mkexec commit\n"},
+	{name: "committed by hand, and jumped", script: loadSecond + "mkexec commit\n", how: "systemctl kexec --force --force", measured: "none"},
+}
+
+// faultScript runs one fault at each boot.
+func faultScript() string {
+	var b strings.Builder
+	b.WriteString(`
+mkdir -p /mnt ${hook%/*}
+mount -t ext4 "$(disk root)" /mnt
+n=$(cat /mnt/state || echo 0)
+echo $((n + 1)) >/mnt/state
+umount /mnt
+cp /efi/mkexec /efi/kexecload /usr/bin/
+ln -s ../../../bin/mkexec $hook
+section boot-$n report
+case $n in
+`)
+	for i, f := range faults {
+		fmt.Fprintf(&b, "%d)\n", i)
+		if f.measured != "" {
+			fmt.Fprintf(&b, "section predicted-$n quiet mkexec predict --from=tpm --shutdown=%s --phase=sysinit:ready --json /efi/second.efi\n", f.measured)
+		}
+		how := f.how
+		if how == "" {
+			how = "systemctl kexec"
+		}
+		fmt.Fprintf(&b, "fault() {\n%s}\nsection fault-$n fault\nleave %s\n;;\n", f.script, how)
+	}
+	b.WriteString("esac\n")
+	return b.String()
+}
+
+func TestVMSystemdFaults(t *testing.T) {
+	t.Parallel()
+	m := newVM(t)
+	image := func(name, script string) []byte {
+		b, err := m.assets.SystemdImage(vm.SystemdConfig{
+			System: m.assets.System257, Stub: m.assets.Stub257, Name: name, Cmdline: vm.Quiet + " from=" + name,
+			Script: "hook=/usr/lib/systemd/system-shutdown/mkexec\nquiet() { \"$@\" 2>/dev/null; }\nesp\n" + script,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	first := image("first", faultScript())
+	second := image("second", `
+mkdir -p /mnt
+mount -t ext4 "$(disk root)" /mnt
+n=$(cat /mnt/state)
+umount /mnt
+section second-$((n - 1)) report
+leave reboot -f
+`)
+	unmeasured, err := m.assets.Initrd(map[string]vm.File{"init": vm.Init("section unmeasured report")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kexecload, err := buildProgram("./internal/vm/testdata/kexecload")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel, err := os.ReadFile(m.assets.Kernel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := m.path("root.ext4")
+	if out, err := exec.Command("cp", "--sparse=always", m.assets.EmptyRoot, root).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v: %s", err, out)
+	}
+	got := m.run(t, vm.Config{
+		Args: vm.Disk("root", root), Resets: true, Timeout: 18 * time.Minute,
+		ESP: map[string][]byte{
+			"EFI/BOOT/BOOTX64.EFI": first, "second.efi": second, "mkexec": m.mkexec, "kexecload": kexecload,
+			"linux": kernel, "initrd": unmeasured,
+		},
+	})
+	cold := predict(t, "--phase=sysinit:ready", m.write(t, "first.efi", first)).at(t, "sysinit:ready")
+	for i, f := range faults {
+		n := fmt.Sprint("-", i)
+		wantPCRs(t, f.name+": before", reportOf(t, got, "boot"+n), cold)
+		for _, text := range f.says {
+			if !strings.Contains(got["fault"+n]+"\n", text) {
+				t.Errorf("%s: %q does not say %q", f.name, got["fault"+n], text)
+			}
+		}
+		if f.measured == "" {
+			if _, ok := got["second"+n]; ok {
+				t.Errorf("%s: the second image was started", f.name)
+			}
+			continue
+		}
+		predicted := parsePrediction(t, got["predicted"+n])
+		if len(predicted.Events) == 0 || predicted.Cmdline != vm.Quiet+" from=second" {
+			t.Errorf("%s: %d events, %q", f.name, len(predicted.Events), predicted.Cmdline)
+		}
+		wantPCRs(t, f.name+": the second image", reportOf(t, got, "second"+n), predicted.at(t, "sysinit:ready"))
+	}
+	wantPCRs(t, "the last boot", reportOf(t, got, fmt.Sprint("boot-", len(faults))), cold)
+	if _, ok := got["unmeasured"]; ok {
+		t.Error("an image that was not measured has been started")
+	}
+	if t.Failed() {
+		t.Log(got)
+	}
+}
