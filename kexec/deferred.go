@@ -24,6 +24,7 @@ type Deferred struct {
 	Version int       `json:"version"` // 1
 	Time    time.Time `json:"time"`    // when it was made
 	BootID  string    `json:"bootId"`  // of the system that made it (/proc/sys/kernel/random/boot_id)
+	TPM     string    `json:"tpm"`     // the device that it is for, as Device names it to who opens it
 	// Image is where the image came from, and its SHA-256.
 	Image       string         `json:"image"`
 	ImageSHA256 measure.Digest `json:"imageSha256"`
@@ -67,8 +68,8 @@ type Deferral struct {
 }
 
 // Defer writes the checked plan into a directory, which is made if it is not
-// there, and replaces the plan in it in one step. Of d the image's path, the time
-// and the boot ID are taken. Either Keep or Undo has to be called.
+// there, and replaces the plan in it in one step. Of d the image's path, the time,
+// the boot ID and the TPM are taken. Either Keep or Undo has to be called.
 func (p *Plan) Defer(dir string, d Deferred) (_ *Deferral, err error) {
 	if err := p.turn("defer", checked); err != nil {
 		return nil, err

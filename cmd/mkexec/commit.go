@@ -3,6 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/mkexec/mkexec/kexec"
 	"github.com/mkexec/mkexec/measure/tpm"
@@ -10,9 +13,8 @@ import (
 )
 
 func newCommit(sys *system) *cobra.Command {
-	var device string
-	cmd := &cobra.Command{
-		Use:   "commit [flags]",
+	return &cobra.Command{
+		Use:   "commit",
 		Short: "Extend the TPM for the staged plan, and load its image for good",
 		Long: "Do at once what load has staged for the end of the shutdown: extend the TPM, prove that it holds what\n" +
 			"was predicted, load the image, and lock it (kernel.kexec_load_disabled). It does not jump; who runs it\n" +
@@ -25,7 +27,7 @@ func newCommit(sys *system) *cobra.Command {
 				return err
 			}
 			defer unlock()
-			err = sys.commit(device)
+			err = sys.commit()
 			switch {
 			case err == nil:
 				fmt.Fprintln(sys.stderr, "mkexec: the PCRs are extended and the image is locked in; to jump: kexec -e")
@@ -40,13 +42,15 @@ func newCommit(sys *system) *cobra.Command {
 			return &stateError{err, "nothing is loaded and mkexec extended no PCR"}
 		},
 	}
-	cmd.Flags().StringVar(&device, "tpm2-device", "auto", "the TPM, `DEVICE`: a path, swtpm:path=SOCKET, or auto (/dev/tpmrm0)")
-	return cmd
 }
 
 // commit carries the staged plan out. That it has been carried out already is
-// not an error if the TPM shows it.
-func (sys *system) commit(device string) error {
+// not an error if the TPM shows it. No signal stops it: half of the events would
+// leave the PCRs of a system that never starts.
+func (sys *system) commit() error {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE, syscall.SIGTSTP}
+	signal.Ignore(signals...)
+	defer signal.Reset(signals...)
 	plan, err := kexec.ReadDeferred(sys.planDir)
 	if err != nil {
 		if !errors.Is(err, kexec.ErrNoPlan) {
@@ -54,7 +58,7 @@ func (sys *system) commit(device string) error {
 		}
 		return err
 	}
-	dev, err := tpm.Open(device, tpm.Options{})
+	dev, err := tpm.Open(plan.TPM, tpm.Options{})
 	if err != nil {
 		return errors.Join(err, kexec.Veto(sys.kernel))
 	}

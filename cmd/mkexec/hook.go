@@ -31,7 +31,7 @@ func runHook(args []string, sys *system) int {
 // hook carries the staged plan out, or makes sure that the machine restarts through
 // firmware. What somebody else has loaded is not measured, and not started either.
 func (sys *system) hook() error {
-	err := sys.commit(sys.tpm2Device)
+	err := sys.commit()
 	if errors.Is(err, kexec.ErrNoPlan) {
 		if loaded, loadedErr := sys.kernel.Loaded(); loadedErr == nil && !loaded {
 			return nil

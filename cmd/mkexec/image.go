@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -394,12 +395,10 @@ func (f *imageFlags) base(sys *system) (measure.PCRs, error) {
 }
 
 func (f *imageFlags) openTPM() (*tpm.Device, error) {
-	name := f.device
-	if name == "" {
-		name = "auto"
-	}
-	return tpm.Open(name, tpm.Options{})
+	return tpm.Open(f.deviceName(), tpm.Options{})
 }
+
+func (f *imageFlags) deviceName() string { return cmp.Or(f.device, "auto") }
 
 // onlyBanks returns the values of the given banks, of all if none is given.
 func onlyBanks(pcrs measure.PCRs, banks []measure.Bank) (measure.PCRs, error) {

@@ -91,7 +91,7 @@ func (b *booter) stage(plan *kexec.Plan, m *image) error {
 		return err
 	}
 	deferral, err := plan.Defer(b.sys.planDir, kexec.Deferred{
-		Time: time.Now().UTC().Truncate(time.Second), BootID: strings.TrimSpace(string(bootID)), Image: path,
+		Time: time.Now().UTC().Truncate(time.Second), BootID: strings.TrimSpace(string(bootID)), TPM: b.deviceName(), Image: path,
 	})
 	if err != nil {
 		if errors.Is(err, syscall.ENOSPC) {

@@ -34,7 +34,6 @@ type system struct {
 	lock           func() (unlock func(), err error)            // against other instances
 	systemctl      func(args ...string) (out string, err error) // out also with an error
 	program        func() (*os.File, error)                     // this program
-	tpm2Device     string                                       // for the hook
 	planDir        string                                       // of a staged plan
 	logCopy        string                                       // file for the event log as planned
 }
@@ -44,12 +43,11 @@ func main() {
 	sys := &system{
 		stdout: os.Stdout, stderr: os.Stderr,
 		root: root, kernel: kexec.Linux{Root: root},
-		lock:       func() (func(), error) { return kexec.Lock("/sys/kernel/kexec_loaded") },
-		systemctl:  systemctl,
-		program:    func() (*os.File, error) { return os.Open("/proc/self/exe") },
-		tpm2Device: "auto",
-		planDir:    "/run/mkexec",
-		logCopy:    "/var/lib/mkexec/tpm2-measure.log",
+		lock:      func() (func(), error) { return kexec.Lock("/sys/kernel/kexec_loaded") },
+		systemctl: systemctl,
+		program:   func() (*os.File, error) { return os.Open("/proc/self/exe") },
+		planDir:   "/run/mkexec",
+		logCopy:   "/var/lib/mkexec/tpm2-measure.log",
 	}
 	switch {
 	case os.Args[0] == kexec.PlaceholderInit:

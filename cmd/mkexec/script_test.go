@@ -43,10 +43,9 @@ func scriptSystem() *system {
 			out, err := exec.Command(filepath.Join(dir, "systemctl"), args...).Output()
 			return string(out), err
 		},
-		program:    func() (*os.File, error) { return os.Open(filepath.Join(dir, "program")) },
-		tpm2Device: os.Getenv("TPM"),
-		planDir:    filepath.Join(dir, "plan"),
-		logCopy:    filepath.Join(dir, "copy"),
+		program: func() (*os.File, error) { return os.Open(filepath.Join(dir, "program")) },
+		planDir: filepath.Join(dir, "plan"),
+		logCopy: filepath.Join(dir, "copy"),
 	}
 }
 

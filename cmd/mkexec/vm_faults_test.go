@@ -51,6 +51,12 @@ var faults = []fault{
 `},
 	{name: "forced", script: loadSecond, how: "systemctl kexec --force", measured: "none"},
 	{name: "a jump at once", script: loadSecond, how: "systemctl kexec --force --force"},
+	{name: "an exitrd", script: loadSecond + `mkdir -p /run/initramfs/bin
+cp /usr/bin/busybox /run/initramfs/bin/
+cp /usr/bin/kexecload /run/initramfs/
+printf '#!/bin/busybox sh\n[ "$1" = kexec ] && exec /kexecload\n' >/run/initramfs/shutdown
+chmod 755 /run/initramfs/shutdown
+`, measured: "auto"},
 	{name: "a reboot with an image loaded", script: loadSecond, how: "systemctl reboot", measured: "auto"},
 	{name: "/run is full", script: "dd if=/dev/zero of=/run/full bs=1M; " + loadSecond + "ls /run/mkexec; rm /run/full; cat /sys/kernel/kexec_loaded\n",
 		says: []string{"no space left on device", "nothing was loaded and mkexec extended no PCR", "\n0\n"}},

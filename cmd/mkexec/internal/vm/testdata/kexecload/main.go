@@ -1,6 +1,7 @@
 //go:build linux && amd64
 
 // Command kexecload loads a kernel for kexec, measures nothing and starts nothing: kexecload KERNEL INITRD CMDLINE
+// Without arguments it jumps into what is loaded.
 package main
 
 import (
@@ -14,7 +15,13 @@ import (
 const kexecFileLoad = 320
 
 func main() {
-	if err := load(os.Args[1], os.Args[2], os.Args[3]); err != nil {
+	var err error
+	if len(os.Args) > 1 {
+		err = load(os.Args[1], os.Args[2], os.Args[3])
+	} else {
+		err = syscall.Reboot(syscall.LINUX_REBOOT_CMD_KEXEC)
+	}
+	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
