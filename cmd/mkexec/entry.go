@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/mkexec/mkexec/measure/bls"
 	"github.com/mkexec/mkexec/measure/stub"
@@ -84,15 +85,14 @@ func (e *bootEntry) file(name string) string { return filepath.Join(e.dir, filep
 // profile may also be named at the beginning of the options.
 func (e *bootEntry) apply(opts *stub.Options) {
 	options := e.Options
-	profile, rest, ok := stub.SplitProfile(options)
-	switch {
-	case e.Profile > 0:
+	profile, choice := "", ""
+	if e.Profile > 0 {
 		profile = strconv.Itoa(e.Profile)
-	case ok:
-		options = rest
+	} else if _, rest, ok := stub.SplitProfile(options); ok {
+		choice, options = strings.TrimSuffix(options, rest), rest
 	}
 	if opts.Profile == "" {
-		opts.Profile = profile
+		opts.Profile, opts.Choice = profile, choice
 	}
 	if options != "" {
 		opts.Cmdline, opts.IgnoreRefused = &options, true

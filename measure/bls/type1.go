@@ -132,7 +132,7 @@ func (e *Entry) parse(pairs []pair, goarch string) error {
 			if e.Options != "" {
 				e.Options += " "
 			}
-			e.Options += p.value
+			e.Options += strings.Map(onlyUCS2, p.value)
 		case "profile":
 			e.Profile, err = parseProfile(p.value)
 		default:
@@ -154,6 +154,16 @@ func (e *Entry) parse(pairs []pair, goarch string) error {
 		return errors.New("none of linux, uki, uki-url and efi")
 	}
 	return nil
+}
+
+// onlyUCS2 drops what systemd-boot drops of a file's text (systemd 262,
+// src/boot/efi-string.c, xstrn8_to_16). Of names and titles it is kept: they are
+// not measured.
+func onlyUCS2(r rune) rune {
+	if r > 0xFFFF {
+		return -1
+	}
+	return r
 }
 
 func parseProfile(s string) (int, error) {

@@ -43,6 +43,39 @@ func TestLoadOptionsUnmangled(t *testing.T) {
 	}
 }
 
+// TestChoice: where the load options spell the choice of a profile in another
+// way, profile 0 included, that is what systemd-boot measures.
+func TestChoice(t *testing.T) {
+	image, _ := readGolden(t, "profiles_1")
+	f, err := uki.Open(bytes.NewReader(image), int64(len(image)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		choice, cmdline, want string
+		profile               int
+	}{
+		{"@01 ", "foo", "@01 foo", 1}, {"@1", "foo", "@1 foo", 1}, {"@0 ", " foo", "@0  foo", 0}, {"@0", "", "@0", 0}, {"@00 ", "", "@00 ", 0},
+	} {
+		opts := stub.Options{Via: stub.ViaSystemdBoot, Profile: "3", Choice: test.choice}
+		if test.cmdline != "" {
+			opts.Cmdline = &test.cmdline
+		}
+		b, err := stub.Load(f, opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fromUTF16z(b.Measurements[0].Data); got != test.want || b.Profile != test.profile {
+			t.Errorf("%q, %q: %q, profile %d", test.choice, test.cmdline, got, b.Profile)
+		}
+	}
+	for choice, want := range map[string]string{"1": "not @ and a number", "@x": "not @ and a number", "@1 foo": "not @ and a number", "@99": `profile "99": unknown`} {
+		if _, err := stub.Load(f, stub.Options{Via: stub.ViaSystemdBoot, Choice: choice}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", choice, err)
+		}
+	}
+}
+
 func TestJoin(t *testing.T) {
 	for _, test := range []struct{ a, b, want string }{
 		{"", "", ""}, {" a", "", " a"}, {"", "b", "b"}, {" a", "b", " a b"},

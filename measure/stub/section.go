@@ -115,6 +115,19 @@ func firstNamed(name string, ranges [][]*uki.Section, machine *hwid.Machine, maj
 	return found, nil
 }
 
+// chosenProfile returns the name of the profile that the options name, and the
+// choice of it as load options spell it, "" for the usual way.
+func chosenProfile(opts Options) (name, choice string, err error) {
+	if opts.Choice == "" {
+		return opts.Profile, "", nil
+	}
+	number, rest, ok := SplitProfile(opts.Choice)
+	if !ok || rest != "" {
+		return "", "", fmt.Errorf("choice of a profile %.40q: not @ and a number", opts.Choice)
+	}
+	return number, opts.Choice, nil
+}
+
 // findProfile returns the number and the sections of the profile that name
 // selects: a number, or the ID of a profile. The empty name is profile 0, which
 // an image without profiles has too, with no sections of its own.

@@ -36,6 +36,10 @@ type Options struct {
 	Via Via
 	// Profile is the number or ID of the profile; "" is profile 0.
 	Profile string
+	// Choice is the choice of a profile as load options begin with it, such as
+	// "@03 ", in place of Profile: systemd-boot measures it as it is spelled. ""
+	// if there is none.
+	Choice string
 	// Cmdline is the command line that is passed to the stub; nil if none is.
 	Cmdline *string
 	// Append is put behind the passed or embedded command line, with a space
@@ -120,8 +124,12 @@ func Load(f *uki.File, opts Options) (*Boot, error) {
 		profiles = nil // they do not know profiles
 	}
 	b := &Boot{Stub: version}
+	name, choice, err := chosenProfile(opts)
+	if err != nil {
+		return nil, err
+	}
 	var profile []*uki.Section
-	if b.Profile, profile, err = findProfile(profiles, opts.Profile); err != nil {
+	if b.Profile, profile, err = findProfile(profiles, name); err != nil {
 		return nil, err
 	}
 	text, err := passedText(f, version, opts, base, profile)
@@ -129,10 +137,13 @@ func Load(f *uki.File, opts Options) (*Boot, error) {
 		return nil, err
 	}
 	// What firmware and systemd-boot hand over as LoadOptions.
-	options := text
-	if b.Profile > 0 {
-		options = Join(fmt.Sprintf("@%d", b.Profile), text)
+	if choice == "" && b.Profile > 0 {
+		choice = fmt.Sprintf("@%d", b.Profile)
 	}
+	if text != "" && choice != "" && !strings.HasSuffix(choice, " ") {
+		choice += " "
+	}
+	options := choice + text
 	if opts.Via == ViaSystemdBoot && options != "" {
 		b.measureText(loadOptions, toUTF16(options))
 	}
