@@ -27,6 +27,7 @@ func sidecars(t testing.TB) stub.Sidecars {
 		Addons:      []stub.File{file("d.addon.efi", addon)},
 		Credentials: []stub.File{file("e.cred", nil)},
 		Extensions:  []stub.File{file("f.raw", noise(1<<20+1, 26))},
+		Entry:       []stub.File{file("g.cred", noise(2003, 27)), file("h.sysext.raw", noise(5, 28))},
 	}
 }
 
@@ -43,7 +44,7 @@ func TestStageSidecars(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := concat(t, original.Initrd)
-	for _, part := range [][]byte{noise(1501, 21), noise(333, 22), noise(11, 23), noise(5003, 24), noise(3, 25), noise(1<<20+1, 26)} {
+	for _, part := range [][]byte{noise(1501, 21), noise(333, 22), noise(11, 23), noise(5003, 24), noise(3, 25), noise(1<<20+1, 26), noise(2003, 27), noise(5, 28)} {
 		if !bytes.Contains(want, part) {
 			t.Fatalf("by the rules, %d bytes are missing in the initrd", len(part))
 		}

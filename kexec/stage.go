@@ -70,7 +70,7 @@ func stage(src Source, opts stub.Options, progress func(int64)) (_ *staged, err 
 
 // stageSidecars copies the files beside an image and returns the copies.
 func (s *staged) stageSidecars(in stub.Sidecars, progress func(int64)) (out stub.Sidecars, err error) {
-	if len(in.Image)+len(in.Addons)+len(in.Credentials)+len(in.Extensions) == 0 {
+	if len(in.Image)+len(in.Addons)+len(in.Credentials)+len(in.Extensions)+len(in.Entry) == 0 {
 		return in, nil
 	}
 	if s.beside, err = newMemfd("sidecars"); err != nil {
@@ -92,7 +92,7 @@ func (s *staged) stageSidecars(in stub.Sidecars, progress func(int64)) (out stub
 	for _, x := range []struct {
 		in  []stub.File
 		out *[]stub.File
-	}{{in.Image, &out.Image}, {in.Addons, &out.Addons}, {in.Credentials, &out.Credentials}, {in.Extensions, &out.Extensions}} {
+	}{{in.Image, &out.Image}, {in.Addons, &out.Addons}, {in.Credentials, &out.Credentials}, {in.Extensions, &out.Extensions}, {in.Entry, &out.Entry}} {
 		if *x.out, err = stageFiles(x.in); err != nil {
 			return out, err
 		}

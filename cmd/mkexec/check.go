@@ -43,7 +43,7 @@ func newCheck(sys *system, out *bytes.Buffer) *cobra.Command {
 		Long: "Predict as predict does, and tell of each policy and secret whether it will hold or open: of those\n" +
 			"that are named, else of the policy of this machine and of what is found on it. Exit status 0 is\n" +
 			"yes to all that is required, 1 is no, 2 is cannot tell. Nothing is unsealed, no PIN is asked for.",
-		Args: cobra.MaximumNArgs(1),
+		Args: oneImage,
 		RunE: func(_ *cobra.Command, args []string) error { return c.check(args) },
 	}
 	c.add(cmd)

@@ -21,7 +21,12 @@ func newDiff(sys *system, out *bytes.Buffer) *cobra.Command {
 			"hold: which of PCRs 11, 12 and 13 differ, at which event they part, and what differs there. With\n" +
 			"one image compare two of its profiles, or what two versions of systemd-stub do with it. Exit\n" +
 			"status 0 is the same PCRs, 1 is different ones.",
-		Args: cobra.RangeArgs(1, 2),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) < 1 || len(args) > 2 {
+				return withHint(fmt.Errorf("want A and B, or one IMAGE, not %d files", len(args)), cmd.CommandPath()+" --help")
+			}
+			return nil
+		},
 		RunE: func(_ *cobra.Command, args []string) error {
 			c, err := d.diff(args)
 			if err != nil {

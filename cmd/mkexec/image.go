@@ -16,6 +16,7 @@ import (
 	"github.com/mkexec/mkexec/measure/tpm"
 	"github.com/mkexec/mkexec/measure/uki"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // imageFlags are the flags that predict, check and boot share: which image,
@@ -94,6 +95,8 @@ type image struct {
 	opts  stub.Options
 	files []io.Closer
 	size  int64 // of all files, in bytes
+	// ignored says which files of the entry are not used, and why.
+	ignored []string
 }
 
 func (m *image) close() {
@@ -137,6 +140,9 @@ func openRegular(path string) (*os.File, error) {
 // open opens the image that the arguments and flags name, or that of the default
 // boot entry, and decides how it is started.
 func (f *imageFlags) open(sys *system, args []string) (_ *image, err error) {
+	if err := f.refuseEmpty(); err != nil {
+		return nil, err
+	}
 	m := &image{}
 	defer func() {
 		if err != nil {
@@ -211,6 +217,29 @@ func isUKI(linux measure.Content) bool {
 	return err == nil && s.Kind == uki.StubKindStub
 }
 
+// oneImage refuses more than one IMAGE.
+func oneImage(cmd *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return withHint(fmt.Errorf("want one IMAGE, not %d", len(args)), cmd.CommandPath()+" --help")
+	}
+	return nil
+}
+
+// mayBeEmpty are the flags whose empty value means something.
+var mayBeEmpty = []string{"cmdline", "append", "smbios-cmdline", "phase"}
+
+// refuseEmpty refuses other empty values: they are variables of scripts that are
+// not set, and must not be the same as no flag.
+func (f *imageFlags) refuseEmpty() (err error) {
+	f.cmd.Flags().Visit(func(fl *pflag.Flag) {
+		empty := fl.Value.String() == "" || fl.Value.String() == "[]"
+		if empty && err == nil && !slices.Contains(mayBeEmpty, fl.Name) {
+			err = withHint(fmt.Errorf("--%s: empty", fl.Name), f.usage())
+		}
+	})
+	return err
+}
+
 func (f *imageFlags) usage() string { return f.cmd.CommandPath() + " --help" }
 
 // onlyUKI refuses flags that mean something for a UKI only.
@@ -236,7 +265,7 @@ func (m *image) nonEmptyFile(path string) (measure.Content, error) {
 func (f *imageFlags) options(sys *system, m *image) (stub.Options, error) {
 	opts := stub.Options{Via: stub.Via(f.via), Profile: f.profile, Append: f.append, Version: f.stub}
 	if !slices.Contains(stub.Vias(), opts.Via) {
-		return opts, fmt.Errorf("--via=%.40s: unknown (known: %v)", f.via, stub.Vias())
+		return opts, fmt.Errorf("--via=%.40s: unknown (known: kexec firmware systemd-boot)", f.via)
 	}
 	if m.entry != nil {
 		m.entry.apply(&opts)
@@ -263,6 +292,11 @@ func (f *imageFlags) options(sys *system, m *image) (stub.Options, error) {
 	mounted, err := f.find(sys, m, version.Major, &opts.Sidecars)
 	if err != nil {
 		return opts, err
+	}
+	if !f.none {
+		if err := m.openExtra(&opts.Sidecars); err != nil {
+			return opts, err
+		}
 	}
 	if opts.Via == stub.ViaSystemdBoot && opts.Cmdline == nil {
 		if err := m.checkLoader(); err != nil {

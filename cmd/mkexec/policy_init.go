@@ -17,7 +17,7 @@ func newPolicyInit(sys *system, out *bytes.Buffer) *cobra.Command {
 		Short: "Write a policy file that accepts an image",
 		Long: "Write a policy file to stdout. It requires the PCRs that predict says the image leads to when its\n" +
 			"initrd begins, and has an example of everything else that a policy can require, as comments.",
-		Args: cobra.MaximumNArgs(1),
+		Args: oneImage,
 		RunE: func(_ *cobra.Command, args []string) error {
 			f.needsUserspace = true
 			p, err := f.predict(sys, args)

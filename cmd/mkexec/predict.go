@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"text/tabwriter"
 
@@ -21,7 +22,7 @@ func newPredict(sys *system, out *bytes.Buffer) *cobra.Command {
 		Short: "Predict the events and the PCRs that starting an image leads to",
 		Long: "Predict the events and the PCRs 11, 12 and 13 that starting an image leads to.\n" +
 			"Nothing is changed; without --from=tpm no TPM is needed.",
-		Args: cobra.MaximumNArgs(1),
+		Args: oneImage,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := o.prepare(&f); err != nil {
 				return err
@@ -162,6 +163,8 @@ func (p *prediction) imageJSON() imageJSON {
 	return imageJSON{p.image.path, p.image.entryID(), p.digest, p.boot.Stub.Version, strconv.Itoa(p.boot.Profile)}
 }
 
+func (p *prediction) ignored() []string { return slices.Concat(p.image.ignored, p.boot.Ignored) }
+
 func (p *prediction) json() (predictionJSON, error) {
 	j := predictionJSON{
 		Version: 1,
@@ -169,7 +172,7 @@ func (p *prediction) json() (predictionJSON, error) {
 		Base:    p.base, Shutdown: p.shutdown,
 		Cmdline: p.boot.Cmdline,
 		Initrd:  initrdJSON{p.boot.InitrdSize(), p.InitrdDigest},
-		Ignored: p.boot.Ignored,
+		Ignored: p.ignored(),
 		Events:  p.Events,
 	}
 	if p.userspace != nil {
@@ -209,7 +212,7 @@ func (p *prediction) print(w io.Writer, phases []phaseJSON) error {
 	if p.userspace != nil {
 		fmt.Fprintf(w, "systemd  %s\n", clean(p.userspace.String()))
 	}
-	for _, ignored := range p.boot.Ignored {
+	for _, ignored := range p.ignored() {
 		fmt.Fprintf(w, "ignored  %s\n", clean(ignored))
 	}
 	fmt.Fprintf(w, "base     %s\n", p.base)

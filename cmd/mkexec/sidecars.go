@@ -145,8 +145,12 @@ func (m *image) openPartition(dir, imageDir string, into *stub.Sidecars) error {
 func (m *image) addSidecar(what, end, path string, into *stub.Sidecars) error {
 	name := filepath.Base(path)
 	isConfext := stub.HasSuffix(name, stub.SuffixConfext)
+	wanted := end
+	if what == "sysext" {
+		wanted += ", not in " + stub.SuffixConfext
+	}
 	if !stub.IsSidecar(name) || !stub.HasSuffix(name, end) || what == "sysext" && isConfext {
-		return fmt.Errorf("--%s=%s: no stub takes it for a %s by its name: want ASCII, not hidden, at most 255 characters, ending in %s", what, path, what, end)
+		return fmt.Errorf("--%s=%s: no stub takes it for one by its name: want ASCII, not hidden, at most 255 characters, ending in %s", what, path, wanted)
 	}
 	for _, f := range into.Image {
 		if strings.EqualFold(f.Name, name) {

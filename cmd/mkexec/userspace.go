@@ -184,7 +184,7 @@ func writeNotes(w io.Writer, m *image, boot *stub.Boot, u *userspace) {
 	if m.entry != nil {
 		note("%s is the default boot entry, %s", m.path, m.entry.ID)
 	}
-	for _, ignored := range boot.Ignored {
+	for _, ignored := range slices.Concat(m.ignored, boot.Ignored) {
 		note("ignored: %s", ignored)
 	}
 	if u != nil && (u.silent || u.separator != measure.SeparatorNo) {

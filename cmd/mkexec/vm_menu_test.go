@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -34,7 +35,7 @@ type menuTest struct {
 const menuCmdline = vm.Quiet + " from=menu"
 
 // menuImage builds a UKI, with two profiles if asked to.
-func menuImage(t *testing.T, stub string, linux, initrd []byte, profiles bool) []byte {
+func menuImage(t *testing.T, stub string, linux, initrd []byte, profiles bool, more ...ukitest.Section) []byte {
 	t.Helper()
 	data, err := os.ReadFile(stub)
 	if err != nil {
@@ -45,6 +46,7 @@ func menuImage(t *testing.T, stub string, linux, initrd []byte, profiles bool) [
 		text(".osrel", "ID=menu\nPRETTY_NAME=Menu\n"), text(".cmdline", menuCmdline),
 		{Name: ".linux", Data: linux}, {Name: ".initrd", Data: initrd},
 	}
+	sections = append(sections, more...)
 	if profiles {
 		sections = append(sections, text(".profile", "ID=main\n"), text(".profile", "ID=debug\n"), text(".cmdline", menuCmdline+" debug=1"))
 	}
@@ -77,7 +79,10 @@ func (s systemdRelease) menus() []string {
 	if s.version < 255 {
 		return []string{"embedded"}
 	}
-	return []string{"counter", "profile", "linux"}
+	if s.version < 261 {
+		return []string{"counter", "profile", "linux"}
+	}
+	return []string{"counter", "profile", "linux", "extra"}
 }
 
 func newMenuTest(t *testing.T, m *vmImages, systemd systemdRelease, name string) *menuTest {
@@ -157,10 +162,28 @@ section selected variable LoaderEntrySelected
 				"l/base.img":            initrd,
 				"loader/loader.conf":    []byte("timeout 0\ndefault linux.*\n"),
 				"loader/entries/a.conf": []byte("title A\nsort-key a\nefi /l/vmlinuz\n"),
-				"loader/entries/linux.conf": []byte("title L\nlinux /l/vmlinuz\ninitrd /l/base.img\ninitrd l//tools.img\n" +
+				"l/x.cred":              []byte("not taken"),
+				"loader/entries/linux.conf": []byte("title L\nlinux /l/vmlinuz\ninitrd /l/base.img\ninitrd l//tools.img\nextra /l/x.cred\n" +
 					"options " + menuCmdline + "\noptions second=2 \n"),
 			},
-			after: map[string][]byte{"l/vmlinuz": small, "l/base.img": small, "l/tools.img": small},
+			after: map[string][]byte{"l/vmlinuz": small, "l/base.img": small, "l/tools.img": small, "l/x.cred": small},
+		}
+	case "extra":
+		// What counts of the extra files, and how, is known from boots like this one only; see measure/stub/entry_test.go.
+		c = &menuTest{
+			systemd: systemd, entry: "extra.conf", credentials: ".hidden.cred Upper.CRED a.cred zeta.cred", console: " console=uart,io,0x3f8",
+			esp: map[string][]byte{
+				"EFI/x.efi": menuImage(t, systemd.stub, linux, initrd, true,
+					ukitest.Section{Name: ".ucode", Data: initrdOf("payload/ucode", "of the image")}),
+				"EFI/x.efi.extra.d/a.cred": []byte("a"),
+				"loader/loader.conf":       []byte("timeout 0\ndefault extra.*\n"),
+				"loader/entries/extra.conf": []byte("title E\nuki /EFI/x.efi\noptions @01 foo=bar\n" +
+					"extra /x/one.sysext.raw\nextra \\x\\zeta.cred\nextra /x/empty.sysext.raw\nextra /x/one.confext.raw\n" +
+					"extra /x/UPPER.cred\nextra /x/plain.raw\nextra /x/a.addon.efi\nextra /x/.hidden.cred\nextra /x/zeta.cred\nextra /x/é.cred\n"),
+				"x/one.sysext.raw": bytes.Repeat([]byte("SYSEXT"), 1000), "x/empty.sysext.raw": nil, "x/one.confext.raw": []byte("CONFEXT"),
+				"x/zeta.cred": []byte("zeta!"), "x/Upper.CRED": []byte("u"), "x/.hidden.cred": []byte("h"), "x/é.cred": []byte("e"), "x/plain.raw": []byte("p"),
+				"x/a.addon.efi": buildAddon(t, systemd.addon, ukitest.Section{Name: ".cmdline", Data: []byte("not taken")}),
+			},
 		}
 	}
 	c.addTools(t, m)
@@ -241,6 +264,7 @@ func (c *menuTest) run(t *testing.T, m *vmImages) {
 			credentials = append(credentials, name)
 		}
 	}
+	slices.Sort(credentials)
 	if strings.Join(credentials, " ") != c.credentials {
 		t.Errorf("credentials: %q, want %q", credentials, c.credentials)
 	}

@@ -55,13 +55,18 @@ func (b *Boot) addArchives(sidecars *Sidecars) ([][]measure.Content, error) {
 			continue
 		}
 		pieces := Archive(a.dir, a.dirMode, a.fileMode, files...)
-		b.Measurements = append(b.Measurements, measure.Measurement{
-			PCR: a.pcr, Type: measure.EventIPL, Data: utf16z(toUTF16(a.description)),
-			Description: fmt.Sprintf("%s: %s", a.description, names(files)), Content: concat(pieces),
-		})
+		b.measureArchive(a.description, a.pcr, files, pieces)
 		parts = append(parts, pieces)
 	}
 	return parts, nil
+}
+
+// measureArchive measures the pieces of an archive of files.
+func (b *Boot) measureArchive(description string, pcr measure.PCR, files []File, pieces []measure.Content) {
+	b.Measurements = append(b.Measurements, measure.Measurement{
+		PCR: pcr, Type: measure.EventIPL, Data: utf16z(toUTF16(description)),
+		Description: fmt.Sprintf("%s: %s", description, names(files)), Content: concat(pieces),
+	})
 }
 
 // names lists the names of files for people.

@@ -22,31 +22,50 @@ const trailer = "070701" +
 // files, inodes from 1, no owner and no times (systemd 262, src/boot/cpio.c,
 // pack_cpio_prefix, pack_cpio_one). The size is a multiple of 4.
 func Archive(dir string, dirMode, fileMode uint32, files ...File) []measure.Content {
-	var head strings.Builder
-	inode := uint32(0)
-	entry := func(mode uint32, size int64, name string) {
-		inode++
-		h := fmt.Sprintf("070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x",
-			inode, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, len(name)+1, 0)
-		head.WriteString(h + name + "\x00" + padding(int64(len(h)+len(name)+1)))
+	var c cpio
+	c.directory(dir, dirMode)
+	for _, f := range files {
+		c.file(dir, fileMode, f)
 	}
-	const typeDir, typeRegular = 0o040000, 0o100000
-	for i, c := range dir {
-		if c == '/' {
-			entry(typeDir|0o555, 0, dir[:i])
+	return c.end()
+}
+
+// A cpio is an archive that is being written.
+type cpio struct {
+	inode  uint32 // of the last entry
+	head   strings.Builder
+	pieces []measure.Content
+}
+
+const typeDir, typeRegular = 0o040000, 0o100000
+
+func (c *cpio) entry(mode uint32, size int64, name string) {
+	c.inode++
+	h := fmt.Sprintf("070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x",
+		c.inode, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, len(name)+1, 0)
+	c.head.WriteString(h + name + "\x00" + padding(int64(len(h)+len(name)+1)))
+}
+
+// directory adds a directory, after its parents.
+func (c *cpio) directory(dir string, mode uint32) {
+	for i, r := range dir {
+		if r == '/' {
+			c.entry(typeDir|0o555, 0, dir[:i])
 		}
 	}
-	entry(typeDir|dirMode, 0, dir)
+	c.entry(typeDir|mode, 0, dir)
+}
 
-	var pieces []measure.Content
-	for _, f := range files {
-		entry(typeRegular|fileMode, f.Content.Size(), path.Join(dir, f.Name))
-		pieces = append(pieces, measure.Bytes([]byte(head.String())), f.Content)
-		head.Reset()
-		head.WriteString(padding(f.Content.Size()))
-	}
-	head.WriteString(trailer)
-	return append(pieces, measure.Bytes([]byte(head.String())))
+func (c *cpio) file(dir string, mode uint32, f File) {
+	c.entry(typeRegular|mode, f.Content.Size(), path.Join(dir, f.Name))
+	c.pieces = append(c.pieces, measure.Bytes([]byte(c.head.String())), f.Content)
+	c.head.Reset()
+	c.head.WriteString(padding(f.Content.Size()))
+}
+
+// end ends the archive and returns its pieces.
+func (c *cpio) end() []measure.Content {
+	return append(c.pieces, measure.Bytes([]byte(c.head.String()+trailer)))
 }
 
 // padding returns the zero bytes that make size a multiple of 4.

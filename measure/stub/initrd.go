@@ -21,18 +21,21 @@ var extraFiles = []struct {
 
 // composeInitrd returns the pieces of the initrd that the stub composes, and
 // measures those of addons: microcode, of which the kernel takes the first, so
-// that of the last addon first; then initrd, archives of sidecars, the files of
-// /.extra, initrds of addons (systemd 262, src/boot/stub.c, run).
-func (b *Boot) composeInitrd(sel selection, archives [][]measure.Content, a *addons) []measure.Content {
+// that of the last addon first; then what systemd-boot hands over, the initrd,
+// archives of sidecars, the files of /.extra, initrds of addons (systemd 262,
+// src/boot/stub.c, run).
+func (b *Boot) composeInitrd(sel selection, entry, archives [][]measure.Content, a *addons) []measure.Content {
 	var parts [][]measure.Content
 	for _, p := range slices.Backward(a.ucode) {
 		b.measurePart(tagUcodeAddon, "microcode", p)
 		parts = append(parts, []measure.Content{p})
 	}
-	for _, name := range []string{".ucode", ".initrd"} {
-		if s := sel[name]; s != nil {
-			parts = append(parts, []measure.Content{s})
-		}
+	if s := sel[".ucode"]; s != nil {
+		parts = append(parts, []measure.Content{s})
+	}
+	parts = append(parts, entry...)
+	if s := sel[".initrd"]; s != nil {
+		parts = append(parts, []measure.Content{s})
 	}
 	parts = append(parts, archives...)
 	for _, x := range extraFiles {

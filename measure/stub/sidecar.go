@@ -27,6 +27,9 @@ type Sidecars struct {
 	Addons      []File
 	Credentials []File
 	Extensions  []File
+	// Entry are the extra files of the boot entry, in its order, which systemd-boot
+	// hands over since 261 (Boot Loader Specification, key extra).
+	Entry []File
 }
 
 // The directories for all images, on the partition of the image (systemd 262,
@@ -88,8 +91,11 @@ func IsSidecar(name string) bool {
 // ASCII, at most 255 characters (systemd 262, src/boot/cpio.c, pack_cpio, and
 // stub.c, load_addons_from_dir).
 func acceptsName(name string) bool {
-	return name != "" && name[0] != '.' && len(name) <= 255 &&
-		!strings.ContainsFunc(name, func(r rune) bool { return r > 0x7F })
+	return name != "" && name[0] != '.' && len(name) <= 255 && isASCII(name)
+}
+
+func isASCII(name string) bool {
+	return !strings.ContainsFunc(name, func(r rune) bool { return r > 0x7F })
 }
 
 // HasSuffix tells whether name ends in suffix, regardless of the case of ASCII letters.

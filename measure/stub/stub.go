@@ -144,6 +144,10 @@ func Load(f *uki.File, opts Options) (*Boot, error) {
 		choice += " "
 	}
 	options := choice + text
+	entry, err := b.addEntryFiles(opts.Sidecars.Entry, opts.Via)
+	if err != nil {
+		return nil, err
+	}
 	if opts.Via == ViaSystemdBoot && options != "" {
 		b.measureText(loadOptions, toUTF16(options))
 	}
@@ -175,15 +179,16 @@ func Load(f *uki.File, opts Options) (*Boot, error) {
 	if b.Kernel, err = kernel(sel[".linux"]); err != nil {
 		return nil, err
 	}
-	if err := b.run(f, sel, passed, opts); err != nil {
+	if err := b.run(f, sel, passed, entry, opts); err != nil {
 		return nil, err
 	}
 	return b, nil
 }
 
 // run does what the stub does after it has found its sections, in the stub's
-// order (systemd 262, src/boot/stub.c, run).
-func (b *Boot) run(f *uki.File, sel selection, passed []uint16, opts Options) error {
+// order (systemd 262, src/boot/stub.c, run). entry is the archives that
+// systemd-boot hands over.
+func (b *Boot) run(f *uki.File, sel selection, passed []uint16, entry [][]measure.Content, opts Options) error {
 	if b.Profile != 0 {
 		n := utf16z(toUTF16(fmt.Sprint(b.Profile)))
 		b.measureTag(tagProfile, n, fmt.Sprintf("profile %d", b.Profile), measure.Bytes(n))
@@ -215,7 +220,7 @@ func (b *Boot) run(f *uki.File, sel selection, passed []uint16, opts Options) er
 	if b.Stub.Major < 257 {
 		b.measureDevicetrees(addons)
 	}
-	b.Initrd = b.composeInitrd(sel, archives, addons)
+	b.Initrd = b.composeInitrd(sel, entry, archives, addons)
 	return nil
 }
 
