@@ -1,7 +1,8 @@
 package stub_test
 
 // These tests check what is true of every image with every sidecar, without
-// knowing what is right for a single one. They do not have .dtbauto and .efifw
+// knowing what is right for a single one. They do not change extra files of
+// entries, which TestEntryFiles does, and do not have .dtbauto and .efifw
 // that are selected, which needs a machine; see package hwid.
 
 import (
@@ -84,6 +85,9 @@ func newTrial(t *testing.T, seed uint64) *trial {
 		x.opts.AcceptAddon = func(name string, f *uki.File) (bool, error) { return len(name)%3 > 0, nil }
 	}
 	x.opts.Sidecars = stub.Sidecars{Image: randomFiles(t, r), Addons: randomFiles(t, r), Credentials: randomFiles(t, r), Extensions: randomFiles(t, r)}
+	if x.version >= 261 && r.IntN(2) == 0 { // what older ones make of these cannot be told
+		x.opts.Sidecars.Entry = randomFiles(t, r)
+	}
 	return x
 }
 
@@ -233,9 +237,12 @@ func (x *trial) rank(t *testing.T, b *stub.Boot, m measure.Measurement) int {
 	text := fromUTF16z(m.Data)
 	archives := []string{"Credentials initrd", "Global credentials initrd", "System extension initrd", "Global system extension initrd",
 		"Configuration extension initrd", "Global configuration extension initrd"}
+	entry := []string{"Entry credentials initrd", "Entry system extension initrd", "Entry configuration extension initrd"}
 	switch {
 	case m.PCR == 11:
 		return 2
+	case slices.Contains(entry, text):
+		return slices.Index(entry, text) - len(entry)
 	case m.Type == measure.EventTag:
 		switch string(m.Data[:4]) {
 		case "\xdb\xd6\xae\x13":
@@ -253,7 +260,8 @@ func (x *trial) rank(t *testing.T, b *stub.Boot, m measure.Measurement) int {
 	case slices.Contains(archives, text):
 		return 8 + slices.Index(archives, text)
 	case strings.HasPrefix(text, "passed "), strings.HasPrefix(text, "@1"):
-		if len(b.Measurements) > 0 && m.Content == b.Measurements[0].Content && x.opts.Via == stub.ViaSystemdBoot {
+		first := slices.IndexFunc(b.Measurements, func(m measure.Measurement) bool { return !slices.Contains(entry, fromUTF16z(m.Data)) })
+		if m.Content == b.Measurements[first].Content && x.opts.Via == stub.ViaSystemdBoot {
 			return 0
 		}
 		return 3
@@ -268,7 +276,7 @@ func (x *trial) rank(t *testing.T, b *stub.Boot, m measure.Measurement) int {
 
 func (x *trial) checkOrder(t *testing.T, b *stub.Boot) {
 	t.Helper()
-	last := -1
+	last := -4
 	tags := map[int][]string{} // the addons that are measured, by rank
 	for _, m := range b.Measurements {
 		rank := x.rank(t, b, m)
@@ -277,7 +285,7 @@ func (x *trial) checkOrder(t *testing.T, b *stub.Boot) {
 			t.Fatalf("%v: %s (%d) is behind %d", x, m.Description, rank, last)
 		}
 		last = rank
-		if sysext := rank == 10 || rank == 11; sysext != (m.PCR == 13) {
+		if sysext := rank == -2 || rank == 10 || rank == 11; sysext != (m.PCR == 13) {
 			t.Fatalf("%v: %s is in PCR %d", x, m.Description, m.PCR)
 		}
 		if rank == 7 || rank >= 20 {
@@ -334,7 +342,7 @@ func (x *trial) checkInitrd(t *testing.T, b *stub.Boot) {
 		off += c.Size()
 	}
 	for _, m := range b.Measurements {
-		if rank := x.rank(t, b, m); rank < 8 || rank == 20 {
+		if rank := x.rank(t, b, m); rank >= 0 && rank < 8 || rank == 20 {
 			continue
 		}
 		if i := strings.Index(initrd, read(t, m.Content)); i < 0 || i%4 != 0 && len(b.Initrd) > 1 {
