@@ -140,7 +140,7 @@ func openRegular(path string) (*os.File, error) {
 // open opens the image that the arguments and flags name, or that of the default
 // boot entry, and decides how it is started.
 func (f *imageFlags) open(sys *system, args []string) (_ *image, err error) {
-	if err := f.refuseEmpty(); err != nil {
+	if err := refuseEmpty(f.cmd); err != nil {
 		return nil, err
 	}
 	m := &image{}
@@ -230,11 +230,11 @@ var mayBeEmpty = []string{"cmdline", "append", "smbios-cmdline", "phase"}
 
 // refuseEmpty refuses other empty values: they are variables of scripts that are
 // not set, and must not be the same as no flag.
-func (f *imageFlags) refuseEmpty() (err error) {
-	f.cmd.Flags().Visit(func(fl *pflag.Flag) {
+func refuseEmpty(cmd *cobra.Command) (err error) {
+	cmd.Flags().Visit(func(fl *pflag.Flag) {
 		empty := fl.Value.String() == "" || fl.Value.String() == "[]"
 		if empty && err == nil && !slices.Contains(mayBeEmpty, fl.Name) {
-			err = withHint(fmt.Errorf("--%s: empty", fl.Name), f.usage())
+			err = withHint(fmt.Errorf("--%s: empty", fl.Name), cmd.CommandPath()+" --help")
 		}
 	})
 	return err
@@ -287,7 +287,11 @@ func (f *imageFlags) options(sys *system, m *image) (stub.Options, error) {
 	}
 	version, err := stub.Rules(m.uki, f.stub)
 	if err != nil {
-		return opts, inFile(m.path, err)
+		err = inFile(m.path, err)
+		if !slices.ContainsFunc(m.uki.Sections, func(s *uki.Section) bool { return s.Name == ".linux" || s.Name == ".sdmagic" }) {
+			err = withHint(err, fmt.Sprintf("if it is a kernel by itself: %s --linux=%s --cmdline=STR", f.cmd.CommandPath(), m.path))
+		}
+		return opts, err
 	}
 	mounted, err := f.find(sys, m, version.Major, &opts.Sidecars)
 	if err != nil {

@@ -26,7 +26,10 @@ func newList(sys *system, out *bytes.Buffer) *cobra.Command {
 		Long: "List the entries of the Boot Loader Specification on the EFI system partition and the extended\n" +
 			"boot loader partition, in the order of systemd-boot, with the one that it starts by default.",
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := refuseEmpty(cmd); err != nil {
+				return err
+			}
 			parts, err := openPartitions(sys, espPath, bootPath)
 			if err != nil {
 				return err
