@@ -22,10 +22,10 @@ import (
 
 // These tests boot images with all that can lie beside them on the partition,
 // by firmware and by kexec, and look at the firmware's event log as well.
-// They do not prove anything about devicetrees, which x86 machines do not have,
-// about signatures and Secure Boot, which is off, about what systemd in the
-// initrd does with the files, nor about disks: the partition is one that QEMU
-// makes up of a directory.
+// They do not prove what becomes of devicetrees, which are installed and measured
+// on x86 too, but not read, nor anything about signatures and Secure Boot, which
+// is off, about what systemd in the initrd does with the files, nor about disks:
+// the partition is one that QEMU makes up of a directory.
 
 // A systemdRelease is a version of systemd, whose programs start in the machines.
 type systemdRelease struct {
@@ -90,6 +90,10 @@ const beside = "EFI/BOOT/BOOTX64.EFI.extra.d/"
 
 func sidecars(t *testing.T, stub string) []sidecar {
 	text := func(name, s string) ukitest.Section { return ukitest.Section{Name: name, Data: []byte(s)} }
+	devicetree, err := os.ReadFile("../../measure/hwid/testdata/full.dtb")
+	if err != nil {
+		t.Fatal(err)
+	}
 	addon := func(sections ...ukitest.Section) []byte { return buildAddon(t, stub, sections...) }
 	return []sidecar{
 		{path: "loader/addons/global.addon.efi", data: addon(text(".cmdline", " global=1\n"))},
@@ -97,6 +101,8 @@ func sidecars(t *testing.T, stub string) []sidecar {
 		{path: beside + "other.addon.efi", data: addon(text(".cmdline", "other=1"), text(".uname", "6.0.0-other"))},
 		{path: beside + "initrd.addon.efi", data: addon(ukitest.Section{Name: ".initrd", Data: initrdOf("payload/addon", "of an initrd addon")})},
 		{path: "loader/addons/a.addon.efi", data: addon(ukitest.Section{Name: ".ucode", Data: initrdOf("payload/ucode", "of the first addon")})},
+		{path: beside + "d.addon.efi", data: addon(ukitest.Section{Name: ".dtb", Data: devicetree})},
+		{path: "loader/addons/d.addon.efi", data: addon(ukitest.Section{Name: ".dtb", Data: devicetree}, text(".cmdline", "dt=4"))},
 		{path: beside + "u.ADDON.efi", data: addon(ukitest.Section{Name: ".ucode", Data: initrdOf("payload/ucode-last", "of the last addon")})},
 
 		{path: beside + "zeta.cred", data: []byte("a secret\n"), extra: "credentials", mode: "400"},
@@ -264,6 +270,7 @@ func testSidecars(t *testing.T, systemd systemdRelease) {
 	if systemd.version >= 257 {
 		changes["global=1"] = "loader/addons/global.addon.efi"
 		changes["of the last"] = beside + "u.ADDON.efi"
+		changes["mkexec,board-rev2"] = beside + "d.addon.efi"
 	}
 	first := map[string]vm.File{
 		"mkexec":      {Data: m.mkexec, Perm: 0o755},
@@ -273,7 +280,7 @@ func testSidecars(t *testing.T, systemd systemdRelease) {
 		first["esp/"+name] = vm.File{Data: data, Perm: 0o644}
 	}
 	script := refused + `
-changed() { cp "/esp/$1" /tmp/good; cp "/changed/$1" "/esp/$1"; refused changed 1 --policy=/policy.yaml --esp=/esp $IMAGE; cp /tmp/good "/esp/$1"; }
+changed() { cp "/esp/$1" /tmp/good; cp "/changed/$1" "/esp/$1"; refused changed 1 --ignore-dtb --policy=/policy.yaml --esp=/esp $IMAGE; cp /tmp/good "/esp/$1"; }
 IMAGE=/esp/EFI/BOOT/BOOTX64.EFI
 `
 	for word, name := range changes {
@@ -285,7 +292,7 @@ IMAGE=/esp/EFI/BOOT/BOOTX64.EFI
 	}
 	script += `
 section after report
-exec /mkexec boot --no-verify --policy=/policy.yaml --esp=/esp $IMAGE
+exec /mkexec boot --no-verify --ignore-dtb --policy=/policy.yaml --esp=/esp $IMAGE
 `
 	first["init"] = vm.Init(script)
 	initrd, err := m.assets.Initrd(first)

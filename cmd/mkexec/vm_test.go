@@ -323,10 +323,20 @@ func flipHex(s string) string {
 // TestVMChained kexecs out of a system that the stub itself booted, into
 // profile 1: the PCRs are what predict --from=tpm said, chained on its own.
 func TestVMChained(t *testing.T) {
-	t.Parallel()
-	m := newVMImages(t, func(a *vm.Assets) string { return a.Stub257 })
+	for _, systemd := range systemdReleases(t) {
+		if systemd.version >= 257 { // older ones know no profiles
+			t.Run(fmt.Sprint(systemd.version), func(t *testing.T) {
+				t.Parallel()
+				testChained(t, systemd)
+			})
+		}
+	}
+}
+
+func testChained(t *testing.T, systemd systemdRelease) {
+	m := newVMImages(t, func(*vm.Assets) string { return systemd.stub })
 	first, err := m.assets.Image(vm.ImageConfig{
-		Stub: m.assets.Stub257, Name: "first", Cmdline: vm.Quiet + " from=first", Files: m.firstFiles(nil), Script: quiet + `
+		Stub: systemd.stub, Name: "first", Cmdline: vm.Quiet + " from=first", Files: m.firstFiles(nil), Script: quiet + `
 section before report
 section predicted quiet /mkexec predict --from=tpm --profile=debug --json /second.efi
 section zero /mkexec boot --from=zero --no-verify --no-policy --profile=debug /second.efi

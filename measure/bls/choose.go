@@ -104,21 +104,29 @@ func (m *Menu) choose(v variables, read func() (settings, error)) (*Entry, error
 	return m.first()
 }
 
-// checkCounted cannot tell which profile of a UKI with a boot counter an older
-// systemd-boot starts: 257 gives all of them the same name and starts the last
-// one (measured with 257.13; 262 is right).
-func (m *Menu) checkCounted(e *Entry, espFS fs.FS) error {
+// checkLoader cannot tell what an older systemd-boot does that takes the entry in
+// another way, or not at all. Which profile of a UKI with a boot counter does it
+// start: 257 gives all of them the same name and starts the last one (measured
+// with 257.13; 262 is right). Does it know the keys: 257 has neither uki nor
+// uki-url nor profile in its code, 262 has; profile came with 259 (systemd NEWS).
+func (m *Menu) checkLoader(e *Entry, espFS fs.FS) error {
 	several := func(o *Entry) bool {
 		return o != e && o.Type == Type2 && o.Partition == e.Partition && o.Path == e.Path
 	}
-	if e.Type != Type2 || e.Counter == nil || !slices.ContainsFunc(m.Entries, several) {
+	since, question := 0, ""
+	switch {
+	case e.Type == Type2 && e.Counter != nil && slices.ContainsFunc(m.Entries, several):
+		since, question = 262, "which profile of a UKI with a boot counter %s starts"
+	case e.Type == Type1 && (e.UKI != "" || e.UKIURL != "" || e.Profile > 0):
+		since, question = 259, "whether %s takes an entry with the key uki, uki-url or profile"
+	default:
 		return nil
 	}
 	loader, err := Loader(espFS)
-	if err != nil || loader.Major == 0 || loader.Major >= 262 {
+	if err != nil || loader.Major == 0 || loader.Major >= since {
 		return err
 	}
-	return fmt.Errorf("%.80q: %w: which profile of a UKI with a boot counter %s starts", e.ID, ErrCannotTell, loader)
+	return fmt.Errorf("%.80q: %w: "+question, e.ID, ErrCannotTell, loader)
 }
 
 func (m *Menu) find(pattern string, skipBad bool) *Entry {

@@ -126,7 +126,7 @@ func readMenu(espFS, xbootldr, root fs.FS, goarch string) (*Menu, error) {
 	m.markRunning(vars)
 	e, err := m.choose(vars, func() (settings, error) { return readSettings(espFS) })
 	if err == nil {
-		err = m.checkCounted(e, espFS)
+		err = m.checkLoader(e, espFS)
 	}
 	if err == nil && e.Broken != nil {
 		err = fmt.Errorf("%.80q: broken: %w", e.ID, e.Broken)
