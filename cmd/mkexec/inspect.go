@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rsa"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,16 +23,22 @@ import (
 
 func newInspect(sys *system, out *bytes.Buffer) *cobra.Command {
 	var asJSON, digests bool
+	var espDir, xbootldrDir string
 	cmd := &cobra.Command{
-		Use:   "inspect [flags] IMAGE",
+		Use:   "inspect [flags] [IMAGE]",
 		Short: "Show what is in a UKI or addon",
 		Long: "Show the sections, profiles and stub of a UKI or addon. Only headers and small sections are\n" +
 			"read, however large the image is, unless --digests asks for more.",
-		RunE: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return withHint(fmt.Errorf("want one IMAGE, not %d", len(args)), "mkexec inspect --help")
+		Args: oneImage,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := refuseEmpty(cmd); err != nil {
+				return err
 			}
-			r, err := inspect(sys, args[0], digests)
+			path, err := imageOrDefault(sys, args, espDir, xbootldrDir)
+			if err != nil {
+				return err
+			}
+			r, err := inspect(sys, path, digests)
 			if err != nil {
 				return err
 			}
@@ -41,9 +49,34 @@ func newInspect(sys *system, out *bytes.Buffer) *cobra.Command {
 		},
 	}
 	cmd.Flags().SortFlags = false
+	addPartitionFlags(cmd.Flags(), &espDir, &xbootldrDir)
 	cmd.Flags().BoolVar(&digests, "digests", false, "hash the sections and the whole image (SHA-256, Authenticode)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// imageOrDefault returns the image that is named, or that of the default boot
+// entry, and says then which one that is.
+func imageOrDefault(sys *system, args []string, espDir, xbootldrDir string) (string, error) {
+	if len(args) > 0 {
+		return args[0], nil
+	}
+	e, err := defaultEntry(sys, espDir, xbootldrDir)
+	if err != nil {
+		err = fmt.Errorf("no IMAGE; of the boot entries: %w", err)
+		if hintFor(err) == "" {
+			err = withHint(err, "mkexec inspect --help")
+		}
+		return "", err
+	}
+	defer e.close()
+	name := cmp.Or(e.entry.UKI, e.entry.EFI, e.entry.Linux)
+	if name == "" {
+		return "", fmt.Errorf("default entry %.80q: it is downloaded (uki-url)", e.entry.ID)
+	}
+	path := filepath.Join(e.dir, filepath.FromSlash(name))
+	writeNotes(sys.stderr, &image{path: path, entry: &bootEntry{Entry: e.entry}}, &stub.Boot{}, nil)
+	return path, nil
 }
 
 // An inspection is the output of inspect --json, version 1.
