@@ -38,7 +38,8 @@ trap 'exit 130' INT TERM
 export ROOT="$tmp/root" EXTRA="$tmp/extra"
 mkdir "$EXTRA"
 env -u GOARCH -u GOOS "$MAKE" -s build install GO="$GO" DESTDIR="$ROOT" PREFIX=/usr SHUTDOWNDIR=/usr/lib/systemd/system-shutdown
-GOOS=linux "$GO" build -trimpath -ldflags='-s -w' -o "$ROOT/usr/bin/mkexec" ./cmd/mkexec
+# not by git, which Go sees in some trees and not in others, nor by flags of the user's
+GOFLAGS=-buildvcs=false GOOS=linux "$GO" build -trimpath -ldflags="-s -w -X main.packaged=$VERSION" -o "$ROOT/usr/bin/mkexec" ./cmd/mkexec
 gzip -9n "$ROOT"/usr/share/man/man?/*
 install -m 0644 LICENSE $here/lintian-overrides "$EXTRA"
 cat >"$EXTRA/changelog" <<-END

@@ -81,6 +81,7 @@ func TestReproducible(t *testing.T) {
 	deb1, rpm1 := build(t, "1", "1.0.0")
 	t.Setenv("TZ", "Asia/Tokyo")
 	t.Setenv("LC_ALL", "tr_TR.UTF-8")
+	t.Setenv("GOFLAGS", "-buildvcs=auto")
 	deb2, rpm2 := build(t, "another name", "1.0.0", "SHUTDOWNDIR=/elsewhere", "PREFIX=/opt")
 	for one, other := range map[string]string{deb1: deb2, rpm1: rpm2} {
 		a, err1 := os.ReadFile(one)
@@ -117,6 +118,9 @@ func TestDebFiles(t *testing.T) {
 		if !strings.Contains(line, " root/root ") || !strings.Contains(line, " 2023-11-14 ") {
 			t.Errorf("deb: %s", line)
 		}
+	}
+	if got := output(t, dir+"/usr/bin/mkexec", "--version"); got != "mkexec 1.0.0\n" {
+		t.Errorf("deb: %s", got)
 	}
 	output(t, "dpkg-deb", "-e", deb, dir+"/DEBIAN")
 	control, _ := tree(t, dir+"/DEBIAN")
