@@ -256,8 +256,7 @@ func TestDpkg(t *testing.T) {
 
 	os.Remove(root + "/etc/mkexec/policy.yaml")
 	expect("install once more", dpkg("-i", first), true, "", true)
-	os.Remove(root + "/run/systemd/system")
-	expect("purge without systemd", dpkg("-P", "mkexec"), true, "", false)
+	expect("purge", dpkg("-P", "mkexec"), true, "", false)
 	for _, dir := range []string{"/etc/mkexec", "/usr/share/doc/mkexec", "/var/lib/mkexec", "/usr/lib/systemd"} {
 		if _, err := os.Stat(root + dir); err == nil {
 			t.Errorf("purge: %s is still there", dir)
@@ -327,6 +326,16 @@ func TestMaintainerScripts(t *testing.T) {
 				t.Errorf("%s: the state in DPKG_ROOT is still there", tt.args)
 			}
 		}
+	}
+
+	os.Remove(root + "/run/systemd/system") // in an image that is being built, say
+	cmd := asRoot(t, "chroot", root, "/preremove", "remove")
+	cmd.Env = []string{"PATH=" + scriptPath}
+	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("without systemd: %v\n%s", err, out)
+	}
+	if got := calls(t, root); got != "" {
+		t.Errorf("without systemd: mkexec was called with %q", got)
 	}
 }
 
