@@ -148,8 +148,14 @@ func strictHelp(root *cobra.Command) {
 	}
 }
 
-// version returns what the build recorded: the tag, or the commit.
+// packaged is the version of the package that the program is of; the linker sets it.
+var packaged string
+
+// version returns that, or what the build recorded: the tag, or the commit.
 func version() string {
+	if packaged != "" {
+		return packaged
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" {
 		return "(unknown)"
