@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -27,6 +26,7 @@ type fault struct {
 	// measured: the second image is started, with the PCRs that were predicted with
 	// --shutdown= this. Empty: the machine restarts through firmware.
 	measured string
+	orCold   bool // both are well
 	// says is in what the script prints.
 	says []string
 }
@@ -34,34 +34,32 @@ type fault struct {
 const loadSecond = "mkexec load --no-policy --no-verify /efi/second.efi\n"
 
 var faults = []fault{
-	{name: "none", script: loadSecond, measured: "auto"},
-	{name: "the hook is gone", script: loadSecond + "rm $hook\n"},
-	{name: "the hook dies", script: loadSecond + "rm $hook; printf '#!/bin/sh\\nkill -9 $$\\n' >$hook; chmod 755 $hook\n"},
-	{name: "PCR 11 is extended", script: loadSecond + "/usr/lib/systemd/systemd-pcrextend stray; mkexec status --no-policy\n",
+	{name: "/run is full, and the hook is gone", script: "dd if=/dev/zero of=/run/full bs=1M\n" + loadSecond + "ls /run/mkexec\nrm /run/full\n" +
+		"cat /sys/kernel/kexec_loaded\n" + loadSecond + "rm $hook\n",
+		says: []string{"no space left on device", "nothing was loaded and mkexec extended no PCR", "\n0\n", "second.efi is staged"}},
+	{name: "the hook dies", script: loadSecond + "rm $hook\nprintf '#!/bin/sh\\nkill -9 $$\\n' >$hook\nchmod 755 $hook\n"},
+	{name: "PCR 11 is extended", script: loadSecond + "/usr/lib/systemd/systemd-pcrextend stray\nmkexec status\n",
 		says: []string{"plan", "will not be carried out"}},
 	{name: "a staged file has changed", script: loadSecond + `for f in /run/mkexec/*; do case $f in *.json) ;; *) printf x | dd of=$f bs=1 seek=1000 conv=notrunc;; esac; done
 `},
-	{name: "a staged file is gone", script: loadSecond + "for f in /run/mkexec/*; do case $f in *.json) ;; *) rm $f;; esac; done\n"},
-	{name: "the plan is garbage", script: loadSecond + "echo garbage >/run/mkexec/plan.json\n"},
-	{name: "another image is loaded meanwhile", script: loadSecond + "kexecload /efi/linux /efi/initrd 'unmeasured'\n", measured: "auto"},
-	{name: "an image without a plan", script: "kexecload /efi/linux /efi/initrd 'unmeasured'\n"},
-	{name: "kexec is locked", script: loadSecond + "echo 1 >/proc/sys/kernel/kexec_load_disabled; mkexec unload; mkexec status\n",
+	{name: "another image is loaded meanwhile", script: loadSecond + "kexecload /efi/linux /efi/initrd unmeasured\n", measured: "auto"},
+	{name: "an image without a plan", script: "kexecload /efi/linux /efi/initrd unmeasured\n"},
+	{name: "kexec is locked", script: loadSecond + "echo 1 >/proc/sys/kernel/kexec_load_disabled\nmkexec unload\n",
 		says: []string{"kexec is locked"}},
 	{name: "the TPM is gone", script: loadSecond + `cd /sys/class/tpm/tpm0/device && d=$(readlink -f .) && echo ${d##*/} >driver/unbind; cd /
 `},
 	{name: "forced", script: loadSecond, how: "systemctl kexec --force", measured: "none"},
-	{name: "a jump at once", script: loadSecond, how: "systemctl kexec --force --force"},
+	{name: "a jump at once", script: loadSecond + "sync\n", how: "kexecload"},
 	{name: "an exitrd", script: loadSecond + `mkdir -p /run/initramfs/bin
 cp /usr/bin/busybox /run/initramfs/bin/
 cp /usr/bin/kexecload /run/initramfs/
 printf '#!/bin/busybox sh\n[ "$1" = kexec ] && exec /kexecload\n' >/run/initramfs/shutdown
 chmod 755 /run/initramfs/shutdown
 `, measured: "auto"},
-	{name: "a reboot with an image loaded", script: loadSecond, how: "systemctl reboot", measured: "auto"},
-	{name: "/run is full", script: "dd if=/dev/zero of=/run/full bs=1M; " + loadSecond + "ls /run/mkexec; rm /run/full; cat /sys/kernel/kexec_loaded\n",
-		says: []string{"no space left on device", "nothing was loaded and mkexec extended no PCR", "\n0\n"}},
-	{name: "committed by hand, and then shut down", script: loadSecond + "mkexec commit\n"},
-	{name: "committed by hand, and jumped", script: loadSecond + "mkexec commit\n", how: "systemctl kexec --force --force", measured: "none"},
+	// Some versions of systemctl make a kexec of it.
+	{name: "a reboot with an image loaded", script: loadSecond, how: "systemctl reboot", measured: "auto", orCold: true},
+	{name: "committed by hand, and then shut down", script: loadSecond + "mkexec commit\n", says: []string{"the image is locked in"}},
+	{name: "committed by hand, and jumped", script: loadSecond + "mkexec commit\nsync\n", how: "kexecload", measured: "none"},
 }
 
 // faultScript runs one fault at each boot.
@@ -75,6 +73,7 @@ echo $((n + 1)) >/mnt/state
 umount /mnt
 cp /efi/mkexec /efi/kexecload /usr/bin/
 ln -s ../../../bin/mkexec $hook
+plain() { "$@" 2>&1 | cat; }
 section boot-$n report
 case $n in
 `)
@@ -87,7 +86,7 @@ case $n in
 		if how == "" {
 			how = "systemctl kexec"
 		}
-		fmt.Fprintf(&b, "fault() {\n%s}\nsection fault-$n fault\nleave %s\n;;\n", f.script, how)
+		fmt.Fprintf(&b, "fault() {\n%s}\nsection fault-$n plain fault\nleave %s\n;;\n", f.script, how)
 	}
 	b.WriteString("esac\n")
 	return b.String()
@@ -123,10 +122,6 @@ leave reboot -f
 	if err != nil {
 		t.Fatal(err)
 	}
-	kernel, err := os.ReadFile(m.assets.Kernel)
-	if err != nil {
-		t.Fatal(err)
-	}
 	root := m.path("root.ext4")
 	if out, err := exec.Command("cp", "--sparse=always", m.assets.EmptyRoot, root).CombinedOutput(); err != nil {
 		t.Fatalf("cp: %v: %s", err, out)
@@ -135,7 +130,7 @@ leave reboot -f
 		Args: vm.Disk("root", root), Resets: true, Timeout: 18 * time.Minute,
 		ESP: map[string][]byte{
 			"EFI/BOOT/BOOTX64.EFI": first, "second.efi": second, "mkexec": m.mkexec, "kexecload": kexecload,
-			"linux": kernel, "initrd": unmeasured,
+			"linux": m.read(t, m.assets.Kernel), "initrd": unmeasured,
 		},
 	})
 	cold := predict(t, "--phase=sysinit:ready", m.write(t, "first.efi", first)).at(t, "sysinit:ready")
@@ -147,10 +142,11 @@ leave reboot -f
 				t.Errorf("%s: %q does not say %q", f.name, got["fault"+n], text)
 			}
 		}
-		if f.measured == "" {
-			if _, ok := got["second"+n]; ok {
-				t.Errorf("%s: the second image was started", f.name)
-			}
+		_, started := got["second"+n]
+		if f.measured == "" && started {
+			t.Errorf("%s: the second image was started", f.name)
+		}
+		if f.measured == "" || f.orCold && !started {
 			continue
 		}
 		predicted := parsePrediction(t, got["predicted"+n])

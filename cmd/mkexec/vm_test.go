@@ -78,6 +78,16 @@ func newVMImages(t *testing.T, stub func(*vm.Assets) string) *vmImages {
 	return m
 }
 
+// read returns the contents of a file.
+func (m *vmImages) read(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
 func (m *vmImages) path(name string) string { return filepath.Join(m.dir, name) }
 
 func (m *vmImages) write(t *testing.T, name string, data []byte) string {
