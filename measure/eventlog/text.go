@@ -101,7 +101,7 @@ func unescape(s string) (string, bool) {
 		if len(rest) < 3 || rest[0] < '0' || rest[0] > '3' || rest[1] < '0' || rest[1] > '7' || rest[2] < '0' || rest[2] > '7' {
 			return "", false
 		}
-		b.WriteByte((rest[0]-'0')<<6 | (rest[1]-'0')<<3 | rest[2] - '0')
+		b.WriteByte((rest[0]-'0')<<6 | (rest[1]-'0')<<3 | (rest[2] - '0'))
 		i += 3
 	}
 	return b.String(), true
