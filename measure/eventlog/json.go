@@ -10,7 +10,7 @@ import (
 )
 
 // checkJSON refuses what is not one JSON value in UTF-8, and objects with a key
-// twice, however deep.
+// twice, however deep: readers differ in which of them counts.
 func checkJSON(text []byte) error {
 	if !utf8.Valid(text) {
 		return errors.New("not UTF-8")

@@ -122,6 +122,9 @@ func nextRecord(data []byte) ([]byte, error) {
 
 func parseRecord(text []byte) (Record, error) {
 	r := Record{PCR: -1}
+	if err := checkJSON(text); err != nil {
+		return r, err
+	}
 	o, err := parseObject(text)
 	if err != nil {
 		return r, err
@@ -315,13 +318,9 @@ type object struct {
 	values map[string]json.RawMessage
 }
 
-// parseObject parses a JSON object. A key that stands twice in it, or in anything
-// that it holds, is refused: readers differ in which of them counts. Unlike
-// encoding/json it takes keys in their case.
+// parseObject parses a JSON object that has been checked. Unlike encoding/json it
+// takes keys in their case.
 func parseObject(text []byte) (*object, error) {
-	if err := checkJSON(text); err != nil {
-		return nil, err
-	}
 	o := &object{}
 	if err := json.Unmarshal(text, &o.values); err != nil || o.values == nil {
 		return nil, errors.New("not a JSON object")

@@ -174,6 +174,9 @@ func TestCEL(t *testing.T) {
 func TestEveryByteOfUserspaceCounts(t *testing.T) {
 	t.Parallel()
 	for data := range bytes.SplitAfterSeq(readFile(t, "testdata/systemd/systemd-262.log"), []byte("\n")) {
+		if len(data) > 1000 {
+			continue // a long string and no more
+		}
 		want := parseLog(t, data)
 		refused := 0
 		for i := range data {
@@ -186,7 +189,7 @@ func TestEveryByteOfUserspaceCounts(t *testing.T) {
 				t.Errorf("byte %d of %q was ignored", i, data)
 			}
 		}
-		if refused < len(data)/3 { // the rest is when and where, and long strings that are cut
+		if refused < len(data)/2 { // the rest is when and where
 			t.Errorf("of %d bytes %d were refused", len(data), refused)
 		}
 	}
