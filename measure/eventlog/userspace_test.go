@@ -169,6 +169,72 @@ func TestCEL(t *testing.T) {
 	}
 }
 
+// TestReadBySystemd: what systemd-pcrlock of 262 was seen to make of a log with
+// records of ours: all of them, and PCRs that are what the TPM held.
+func TestReadBySystemd(t *testing.T) {
+	t.Parallel()
+	line := eventlog.Timeline{Records: parseLog(t, readFile(t, "testdata/systemd/mkexec.log")).Records}
+	b, err := line.CEL()
+	if err != nil {
+		t.Fatal(err)
+	}
+	type celRecord struct {
+		PCR     int
+		RecNum  int
+		Digests []map[string]string
+		Content map[string]any
+	}
+	var ours, theirs []celRecord
+	if err := json.Unmarshal(b, &ours); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(readFile(t, "testdata/systemd/mkexec.cel.json"), &theirs); err != nil {
+		t.Fatal(err)
+	}
+	kexecs := 0
+	for i := range ours {
+		if line.Records[i].Kexec != nil {
+			kexecs++
+			ours[i].Content = nil // systemd leaves out what it does not know
+		}
+	}
+	if kexecs != 4 || len(ours) != 9 || !reflect.DeepEqual(ours, theirs) {
+		t.Errorf("%d records, %d of ours\n%v\nwant\n%v", len(ours), kexecs, ours, theirs)
+	}
+
+	var log struct {
+		PCRs []map[string]any `json:"pcrs"`
+	}
+	if err := json.Unmarshal(readFile(t, "testdata/systemd/mkexec.pcrlock.json"), &log); err != nil {
+		t.Fatal(err)
+	}
+	live := measure.PCRs{}
+	for _, p := range log.PCRs {
+		if p["hashMatchesEventLog"] == false {
+			t.Errorf("PCR %v", p["pcr"])
+		}
+		for _, b := range measure.Banks() {
+			d, err := measure.ParseDigest(b, p["observed"+strings.ToUpper(b.String())].(string))
+			if err != nil {
+				t.Fatal(err)
+			}
+			live.Set(b, measure.PCR(p["pcr"].(float64)), d)
+		}
+	}
+	replayed := 0
+	for _, v := range line.Judge(live) {
+		if v.State.No() {
+			t.Errorf("%+v", v)
+		}
+		if v.State == eventlog.Replayed {
+			replayed++
+		}
+	}
+	if replayed != 4*3 { // PCRs 11, 12, 13
+		t.Errorf("%d replayed", replayed)
+	}
+}
+
 // TestEveryByteOfUserspaceCounts changes each byte of each record and wants it
 // refused or noticed.
 func TestEveryByteOfUserspaceCounts(t *testing.T) {

@@ -211,6 +211,18 @@ func (r *reference) compareCEL(line *eventlog.Timeline) {
 	}
 }
 
+// keep writes a log, and what systemd-pcrlock makes of it, to a directory.
+func (r *reference) keep(dir string, data []byte) {
+	r.t.Helper()
+	for name, b := range map[string][]byte{
+		"mkexec.log": data, "mkexec.cel.json": r.run("systemd-pcrlock", "cel", "--json=short"), "mkexec.pcrlock.json": r.run("systemd-pcrlock", "log", "--json=short"),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
 // TestSystemdReads: systemd-pcrlock takes a log with our records, finds the PCRs as
 // we do, and notices the same changes.
 func TestSystemdReads(t *testing.T) {
@@ -244,6 +256,9 @@ func TestSystemdReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.compare(again, 9)
+	if dir := os.Getenv("MKEXEC_RECORD"); dir != "" { // ../testdata/systemd, see its README
+		r.keep(dir, again)
+	}
 
 	// siblings: a digest with another bit, a record that is missing, one too many
 	linux := fourBanks(11, "section .linux: data").Digests[measure.SHA256].String()
