@@ -195,12 +195,8 @@ func (l *logReader) readStill(sys *system) (data []byte, incomplete bool, err er
 		return nil, false, withHint(err, "to look at a log without a TPM: mkexec log --userspace-log=FILE")
 	}
 	defer dev.Close()
-	var all []measure.PCR
-	for n := range measure.PCR(24) {
-		all = append(all, n)
-	}
 	for range maxTries {
-		if l.live, err = dev.Read(all...); err != nil {
+		if l.live, err = dev.Read(allPCRs()...); err != nil {
 			return nil, false, err
 		}
 		again, mark, err := l.readUserspace(sys)
@@ -210,6 +206,14 @@ func (l *logReader) readStill(sys *system) (data []byte, incomplete bool, err er
 		data = again
 	}
 	return nil, false, errors.New("the log of userspace grows faster than it can be read")
+}
+
+// allPCRs are those that a TPM has.
+func allPCRs() (all []measure.PCR) {
+	for n := range measure.PCR(24) {
+		all = append(all, n)
+	}
+	return all
 }
 
 // readUserspace returns nothing where there is no such log.

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -20,10 +21,12 @@ type logJSON struct {
 	Replays *bool      `json:"replays,omitempty"`
 	Events  []stepJSON `json:"events"`
 	// FromCopy is how many records of userspace are from the copy on disk.
-	FromCopy int           `json:"fromCopy,omitempty"`
-	PCRs     []verdictJSON `json:"pcrs,omitempty"`
-	IMA      *imaJSON      `json:"ima,omitempty"`
-	Notes    []string      `json:"notes,omitempty"`
+	FromCopy int `json:"fromCopy,omitempty"`
+	// Replay is what the events lead to, of the PCRs that there are any for.
+	Replay measure.PCRs  `json:"replay"`
+	PCRs   []verdictJSON `json:"pcrs,omitempty"`
+	IMA    *imaJSON      `json:"ima,omitempty"`
+	Notes  []string      `json:"notes,omitempty"`
 }
 
 type stepJSON struct {
@@ -86,7 +89,7 @@ func stepType(s eventlog.Step) string {
 }
 
 func (l *logReader) json() logJSON {
-	j := logJSON{Version: 1, Events: []stepJSON{}, FromCopy: l.fromCopy, Notes: l.notes}
+	j := logJSON{Version: 1, Events: []stepJSON{}, FromCopy: l.fromCopy, Replay: l.replay(l.timeline.Banks()...), Notes: l.notes}
 	if l.compare {
 		yes := !l.no()
 		j.Replays = &yes
@@ -117,6 +120,18 @@ func (l *logReader) json() logJSON {
 		}
 	}
 	return j
+}
+
+// replay returns what the events lead to, of the PCRs that they are for. One for
+// which an event lacks the digest is not in it.
+func (l *logReader) replay(banks ...measure.Bank) measure.PCRs {
+	pcrs := measure.PCRs{}
+	for _, v := range l.timeline.Judge(measure.Zero(banks, allPCRs()...)) {
+		if v.Last > 0 && v.Log != nil {
+			pcrs.Set(v.Bank, v.PCR, v.Log)
+		}
+	}
+	return pcrs
 }
 
 // print prints the timeline for a person, with the digests of one bank, and what
@@ -151,9 +166,14 @@ func (l *logReader) print(out *bytes.Buffer, bank measure.Bank) error {
 	}
 	if !l.compare {
 		fmt.Fprintln(out, "note  no TPM was asked: a log by itself proves nothing")
+		fmt.Fprintln(out, "\nPCRs that the events lead to")
+		values := l.replay(bank)[bank]
+		for _, n := range slices.Sorted(maps.Keys(values)) {
+			fmt.Fprintf(out, "  %d:%s=%s\n", n, bank, values[n])
+		}
 		return nil
 	}
-	l.printVerdicts(out)
+	l.printVerdicts(out, bank)
 	return nil
 }
 
@@ -203,24 +223,22 @@ func (l *logReader) printIMA(w io.Writer) {
 	}
 }
 
-func (l *logReader) printVerdicts(w io.Writer) {
-	for _, b := range l.live.Banks() {
-		byState := map[eventlog.State][]string{}
-		for _, v := range l.verdicts {
-			if v.Bank == b {
-				byState[v.State] = append(byState[v.State], fmt.Sprint(v.PCR))
+func (l *logReader) printVerdicts(w io.Writer, bank measure.Bank) {
+	l.printYes(w, eventlog.Replayed, "what the events lead to")
+	l.printYes(w, eventlog.Untouched, "what a reset leaves, and no event is logged,")
+	for n := range measure.PCR(24) {
+		for _, same := range l.verdictsOf(n) {
+			v := same[0]
+			if i := slices.IndexFunc(same, func(v eventlog.Verdict) bool { return v.Bank == bank }); i >= 0 {
+				v = same[i]
 			}
-		}
-		if p := byState[eventlog.Replayed]; p != nil {
-			fmt.Fprintf(w, "yes   %s: the TPM holds what the events lead to in PCR %s\n", b, strings.Join(p, " "))
-		}
-		if p := byState[eventlog.Untouched]; p != nil {
-			fmt.Fprintf(w, "yes   %s: no event, and none is in the TPM, in PCR %s\n", b, strings.Join(p, " "))
-		}
-	}
-	for _, v := range l.verdicts {
-		if text := explainVerdict(v); text != "" {
-			fmt.Fprintf(w, "%-5s PCR %d (%s): %s\n", map[bool]string{true: "no", false: "note"}[v.State.No()], v.PCR, v.Bank, text)
+			if text := explainVerdict(v); text != "" {
+				var banks []measure.Bank
+				for _, s := range same {
+					banks = append(banks, s.Bank)
+				}
+				fmt.Fprintf(w, "%-5s PCR %d (%s): %s\n", map[bool]string{true: "no", false: "note"}[v.State.No()], n, measure.BankNames(banks), text)
+			}
 		}
 	}
 	if l.no() {
@@ -230,9 +248,54 @@ func (l *logReader) printVerdicts(w io.Writer) {
 	fmt.Fprintln(w, "the logs explain what the TPM holds")
 }
 
+// printYes prints which PCRs are in a state that is in order, with a line for the
+// banks that have the same.
+func (l *logReader) printYes(w io.Writer, state eventlog.State, text string) {
+	var lists []string
+	banks := map[string][]measure.Bank{}
+	for _, b := range l.live.Banks() {
+		var pcrs []string
+		for _, v := range l.verdicts {
+			if v.Bank == b && v.State == state {
+				pcrs = append(pcrs, fmt.Sprint(v.PCR))
+			}
+		}
+		list := strings.Join(pcrs, " ")
+		if list == "" {
+			continue
+		}
+		if banks[list] == nil {
+			lists = append(lists, list)
+		}
+		banks[list] = append(banks[list], b)
+	}
+	for _, list := range lists {
+		fmt.Fprintf(w, "yes   %s: the TPM holds %s in PCR %s\n", measure.BankNames(banks[list]), text, list)
+	}
+}
+
+// verdictsOf returns the verdicts on a PCR, those together that are the same but
+// for the bank.
+func (l *logReader) verdictsOf(n measure.PCR) (groups [][]eventlog.Verdict) {
+	for _, v := range l.verdicts {
+		if v.PCR != n {
+			continue
+		}
+		same := func(g []eventlog.Verdict) bool {
+			return g[0].State == v.State && g[0].Last == v.Last && g[0].Match == v.Match
+		}
+		if i := slices.IndexFunc(groups, same); i >= 0 {
+			groups[i] = append(groups[i], v)
+		} else {
+			groups = append(groups, []eventlog.Verdict{v})
+		}
+	}
+	return groups
+}
+
 // explainVerdict says what is wrong with a PCR, "" if nothing is.
 func explainVerdict(v eventlog.Verdict) string {
-	holds := fmt.Sprintf("the TPM holds %s", v.TPM)
+	holds := fmt.Sprintf("the TPM holds %s=%s", v.Bank, v.TPM)
 	switch v.State {
 	case eventlog.Unlogged:
 		return holds + ", but no event of the log is for it"
@@ -247,7 +310,7 @@ func explainVerdict(v eventlog.Verdict) string {
 		return fmt.Sprintf("event %d has no digest for this bank", v.Last)
 	case eventlog.NotJudged:
 		if !bytes.Equal(v.Log, v.TPM) && v.PCR != 10 {
-			return "not judged, as it can be reset: the TPM does not hold what the log leads to"
+			return "not judged, as it can be reset without a trace: the TPM does not hold what the log leads to"
 		}
 	}
 	return ""
