@@ -118,7 +118,7 @@ func newRoot(sys *system, out *bytes.Buffer) *cobra.Command {
 	})
 	cmd.AddCommand(newInspect(sys, out), newPredict(sys, out), newCheck(sys, out), newBoot(sys, out), newStatus(sys, out))
 	cmd.AddCommand(newLoad(sys, out), newCommit(sys), newUnload(sys))
-	cmd.AddCommand(newList(sys, out), newDiff(sys, out), newPolicy(sys, out))
+	cmd.AddCommand(newList(sys, out), newDiff(sys, out), newPolicy(sys, out), newLog(sys, out))
 	strictHelp(cmd)
 	return cmd
 }
