@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 
 	"github.com/mkexec/mkexec/kexec"
+	"github.com/mkexec/mkexec/measure/eventlog/logfile"
 	"github.com/mkexec/mkexec/policy"
 	"github.com/spf13/cobra"
 )
@@ -35,6 +36,7 @@ type system struct {
 	systemctl      func(args ...string) (out string, err error) // out also with an error
 	program        func() (*os.File, error)                     // this program
 	planDir        string                                       // of a staged plan
+	logPath        string                                       // the event log of userspace
 	logCopy        string                                       // file for the event log as planned
 }
 
@@ -47,6 +49,7 @@ func main() {
 		systemctl: systemctl,
 		program:   func() (*os.File, error) { return os.Open("/proc/self/exe") },
 		planDir:   "/run/mkexec",
+		logPath:   logfile.Path,
 		logCopy:   "/var/lib/mkexec/tpm2-measure.log",
 	}
 	switch {

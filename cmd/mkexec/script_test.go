@@ -46,6 +46,7 @@ func scriptSystem() *system {
 		},
 		program: func() (*os.File, error) { return os.Open(filepath.Join(dir, "program")) },
 		planDir: filepath.Join(dir, "plan"),
+		logPath: filepath.Join(os.Getenv("MACHINE"), "run/log/systemd/tpm2-measure.log"),
 		logCopy: filepath.Join(dir, "copy"),
 	}
 }

@@ -27,6 +27,7 @@ type fault struct {
 	// --shutdown= this. Empty: the machine restarts through firmware.
 	measured string
 	orCold   bool // both are well
+	noLog    bool // the second image's system cannot explain its PCRs
 	// says is in what the script prints.
 	says []string
 }
@@ -58,6 +59,9 @@ chmod 755 /run/initramfs/shutdown
 `, measured: "auto"},
 	// Some versions of systemctl make a kexec of it.
 	{name: "a reboot with an image loaded", script: loadSecond, how: "systemctl reboot", measured: "auto", orCold: true},
+	{name: "the event log is garbage", script: "echo garbage >>/run/log/systemd/tpm2-measure.log\n" + loadSecond, measured: "auto", noLog: true,
+		says: []string{"note: the event log is not taken along: "}},
+	{name: "the power is cut", script: loadSecond + "sync\n", how: "sh -c 'echo b >/proc/sysrq-trigger'"},
 	{name: "committed by hand, and then shut down", script: loadSecond + "mkexec commit\n", says: []string{"the image is locked in"}},
 	{name: "committed by hand, and jumped", script: loadSecond + "mkexec commit\nsync\n", how: "kexecload", measured: "none"},
 }
@@ -66,15 +70,14 @@ chmod 755 /run/initramfs/shutdown
 func faultScript() string {
 	var b strings.Builder
 	b.WriteString(`
-mkdir -p /mnt ${hook%/*}
-mount -t ext4 "$(disk root)" /mnt
-n=$(cat /mnt/state || echo 0)
-echo $((n + 1)) >/mnt/state
-umount /mnt
-cp /efi/mkexec /efi/kexecload /usr/bin/
+n=$(cat $state || echo 0)
+echo $((n + 1)) >$state
+cp /efi/kexecload /usr/bin/
+mkdir -p ${hook%/*}
 ln -s ../../../bin/mkexec $hook
 plain() { "$@" 2>&1 | cat; }
 section boot-$n report
+section log-$n log
 case $n in
 `)
 	for i, f := range faults {
@@ -98,7 +101,16 @@ func TestVMSystemdFaults(t *testing.T) {
 	image := func(name, script string) []byte {
 		b, err := m.assets.SystemdImage(vm.SystemdConfig{
 			System: m.assets.System257, Stub: m.assets.Stub257, Name: name, Cmdline: vm.Quiet + " from=" + name,
-			Script: "hook=/usr/lib/systemd/system-shutdown/mkexec\nquiet() { \"$@\" 2>/dev/null; }\nesp\n" + script,
+			Script: `
+hook=/usr/lib/systemd/system-shutdown/mkexec
+quiet() { "$@" 2>/dev/null; }
+log() { mkexec log; echo "status $?"; }
+esp
+cp /efi/mkexec /usr/bin/
+mkdir -p /var/lib/mkexec
+mount -t ext4 "$(disk root)" /var/lib/mkexec
+state=/var/lib/mkexec/state
+` + script,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -107,11 +119,10 @@ func TestVMSystemdFaults(t *testing.T) {
 	}
 	first := image("first", faultScript())
 	second := image("second", `
-mkdir -p /mnt
-mount -t ext4 "$(disk root)" /mnt
-n=$(cat /mnt/state)
-umount /mnt
-section second-$((n - 1)) report
+n=$(($(cat $state) - 1))
+section second-$n report
+section second-log-$n log
+umount /var/lib/mkexec
 leave reboot -f
 `)
 	unmeasured, err := m.assets.Initrd(map[string]vm.File{"init": vm.Init("section unmeasured report")})
@@ -137,6 +148,9 @@ leave reboot -f
 	for i, f := range faults {
 		n := fmt.Sprint("-", i)
 		wantPCRs(t, f.name+": before", reportOf(t, got, "boot"+n), cold)
+		if !strings.HasSuffix(got["log"+n], "status 0") {
+			t.Errorf("%s: before: mkexec log: %s", f.name, got["log"+n])
+		}
 		for _, text := range f.says {
 			if !strings.Contains(got["fault"+n]+"\n", text) {
 				t.Errorf("%s: %q does not say %q", f.name, got["fault"+n], text)
@@ -154,6 +168,9 @@ leave reboot -f
 			t.Errorf("%s: %d events, %q", f.name, len(predicted.Events), predicted.Cmdline)
 		}
 		wantPCRs(t, f.name+": the second image", reportOf(t, got, "second"+n), predicted.at(t, "sysinit:ready"))
+		if want := map[bool]string{false: "status 0", true: "status 1"}[f.noLog]; !strings.HasSuffix(got["second-log"+n], want) {
+			t.Errorf("%s: the second image: mkexec log: %s", f.name, got["second-log"+n])
+		}
 	}
 	wantPCRs(t, "the last boot", reportOf(t, got, fmt.Sprint("boot-", len(faults))), cold)
 	if _, ok := got["unmeasured"]; ok {

@@ -189,6 +189,7 @@ disk() {
 }
 
 leave() {
+	dmesg -n 4 # for what is said at the end of the shutdown
 	"$@" && exec sleep 600
 }
 
