@@ -118,10 +118,21 @@ func (l *logReader) read(sys *system) error {
 	if l.timeline.Firmware == nil && len(l.timeline.Records) == 0 {
 		return withHint(errors.New("there is no event log, of firmware or of userspace"), "mount -t securityfs securityfs /sys/kernel/security")
 	}
+	l.noteUnmeasured()
 	if l.compare {
 		return l.checkBanks()
 	}
 	return nil
+}
+
+// noteUnmeasured notes kernels that no kexec in the log has started.
+func (l *logReader) noteUnmeasured() {
+	steps := l.timeline.Steps()
+	for i := 1; i < len(steps); i++ {
+		if hop := steps[i].Hop; hop > 1 && hop != steps[i-1].Hop && steps[i-1].Record.Kexec == nil {
+			l.note("hop %d was started by a kexec that is not in the log", hop)
+		}
+	}
 }
 
 // checkBanks notes banks of the TPM that no event is in.
