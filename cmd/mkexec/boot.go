@@ -313,6 +313,7 @@ func (b *booter) jump(plan *kexec.Plan) error {
 		return err
 	}
 	defer unlock()
+	b.log.complete(b.deviceName())
 	b.log.keep("", plan.Prediction.Events)
 	// From here on nothing is printed: writing to a closed pipe would end the
 	// process, and to a full one hold it, with the image loaded.

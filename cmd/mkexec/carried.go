@@ -41,6 +41,23 @@ func (l *carriedLog) After(shutdown measure.Phase, events []measure.Event) ([]by
 	return text, nil
 }
 
+// complete puts the records of before the last kexec into the log, from the copy on
+// the disk, if the log lacks them and the TPM confirms them: where the initrd of this
+// system is not run by systemd, nobody else has restored the log.
+func (l *carriedLog) complete(device string) {
+	r := logReader{device: device, compare: true}
+	if err := r.read(l.sys); err != nil || r.fromCopy == 0 {
+		return // and there is nothing to complete it with
+	}
+	before, _, err := logfile.Read(l.sys.logCopy)
+	if err == nil {
+		err = l.Complete(before)
+	}
+	if err != nil {
+		fmt.Fprintf(l.sys.stderr, "mkexec: note: the event log lacks what was before the last kexec: %s\n", clean(err.Error()))
+	}
+}
+
 // keep writes the log as it will be to the disk, for a next system whose initrd does
 // not restore it.
 func (l *carriedLog) keep(shutdown measure.Phase, events []measure.Event) {

@@ -81,6 +81,7 @@ func (b *booter) stage(plan *kexec.Plan, m *image) error {
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(signals)
 
+	b.log.complete(b.deviceName())
 	path, err := filepath.Abs(m.path)
 	if err != nil {
 		return err

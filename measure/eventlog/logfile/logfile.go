@@ -20,6 +20,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -226,6 +227,46 @@ func appendRecord(f *os.File, record []byte) error {
 	return f.Sync()
 }
 
+// Complete puts records before those that the log has: those of before a kexec that
+// the log did not cross. The log stays marked as incomplete if it was, or if Complete
+// dies in the middle. On an error the log is what it was, unless the error is of
+// writing it.
+func (l *Log) Complete(before []byte) error {
+	f, err := l.open()
+	if err != nil {
+		return err
+	}
+	defer f.Close() // unlocks
+	data, wasDirty, err := readLocked(l.Path)
+	if err != nil {
+		return err
+	}
+	whole := slices.Concat(before, data)
+	if _, err := eventlog.ParseUserspace(whole); err != nil {
+		return fmt.Errorf("%s: %w: %w", l.Path, ErrUnreadable, err)
+	}
+	if _, err := markDirty(f); err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(whole, 0); err != nil {
+		return err
+	}
+	if wasDirty {
+		return f.Sync()
+	}
+	return unmark(f)
+}
+
+// readLocked reads the log of who has locked it.
+func readLocked(path string) (data []byte, dirty bool, err error) {
+	f, err := openFile(path, unix.O_RDONLY)
+	if err != nil {
+		return nil, false, err
+	}
+	defer f.Close()
+	return read(f, path)
+}
+
 // After returns the log as it will be after the words of a shutdown and then the
 // events: what is in the file now, and records of what is to come. Nothing is
 // written. A file that is not there is an empty log.
@@ -293,6 +334,10 @@ func ReadFile(f fs.File) (data []byte, dirty bool, err error) {
 		}
 		defer unix.Flock(int(file.Fd()), unix.LOCK_UN)
 	}
+	return read(f, name)
+}
+
+func read(f fs.File, name string) (data []byte, dirty bool, err error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, false, err

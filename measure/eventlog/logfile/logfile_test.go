@@ -418,3 +418,54 @@ func TestAfter(t *testing.T) {
 		t.Errorf("%d bytes, %v", len(data), err)
 	}
 }
+
+// TestComplete: the records of before come first, and what is in the file stays.
+func TestComplete(t *testing.T) {
+	t.Parallel()
+	old, l := newLog(t), newLog(t)
+	for _, log := range []*logfile.Log{old, l} {
+		for i := range 2 {
+			if err := log.Record(event(fmt.Sprintf("%d of %s", i, map[bool]string{true: "old", false: "new"}[log == old])), func() error { return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	before, _, err := logfile.Read(old.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	was, _, err := logfile.Read(l.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, bad := range map[string][]byte{"garbage": []byte("garbage"), "cut": before[:len(before)-9]} {
+		if err := l.Complete(bad); !errors.Is(err, logfile.ErrUnreadable) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if now, dirty, err := logfile.Read(l.Path); !bytes.Equal(now, was) || dirty || err != nil {
+			t.Errorf("%s: the log has changed: %v", what, err)
+		}
+	}
+	for _, marks := range []fs.FileMode{0o600, 0o600 | fs.ModeSticky} { // the second time twice of old
+		if err := os.Chmod(l.Path, marks); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Complete(before); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := mode(t, l.Path), map[bool]string{true: clean, false: marked}[marks == 0o600]; got != want {
+			t.Errorf("mode %s, want %s", got, want)
+		}
+	}
+	if got, want := fmt.Sprint(descriptions(t, l.Path)), "[0 of old 1 of old 0 of old 1 of old 0 of new 1 of new]"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	// a file that is not there is an empty log
+	fresh := newLog(t)
+	if err := fresh.Complete(before); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(descriptions(t, fresh.Path)); got != "[0 of old 1 of old]" {
+		t.Error(got)
+	}
+}
