@@ -115,6 +115,7 @@ func testVMSystemd(t *testing.T, system vm.System) {
 	const from = "from=$(sed 's/.*from=//' /proc/cmdline)\n"
 	m := newSystemdVM(t, vm.SystemdConfig{System: system, Script: hookScript + `
 modprobe efibc
+section efibc tell ls -d /sys/module/efibc/holders
 section before report
 section predicted-second quiet mkexec predict --from=tpm --json /efi/EFI/Linux/second.efi
 section load tell mkexec load --no-policy --no-verify --json /efi/EFI/Linux/second.efi
@@ -175,6 +176,9 @@ fi
 	if text, status, _ := strings.Cut(got["load"], "\nmkexec: "); parsePrediction(t, text).Phases[0].PCRs["sha256"][11] !=
 		parsePrediction(t, got["predicted-second"]).Phases[0].PCRs["sha256"][11] || !strings.HasSuffix(status, "status 0") {
 		t.Errorf("load: %s", got["load"])
+	}
+	if text := got["efibc"]; !strings.HasSuffix(text, "status 0") { // or the check of the EFI variables would be none
+		t.Errorf("efibc: %s", text)
 	}
 	if !strings.Contains(got["status"], "holds; after shutdown:final PCR 11 becomes") {
 		t.Errorf("status: %s", got["status"])
