@@ -22,6 +22,13 @@ func (d *Deferred) CarryOut(device Device, kernel Kernel, log Log) error {
 	if err := unloadAny(kernel); err != nil {
 		return err
 	}
+	if err := d.carryOut(device, kernel, log); err != nil {
+		return errors.Join(err, unloadAny(kernel)) // what somebody else has loaded meanwhile, too
+	}
+	return nil
+}
+
+func (d *Deferred) carryOut(device Device, kernel Kernel, log Log) error {
 	linux, err := d.Kernel.open(d.dir, "kernel")
 	if err != nil {
 		return err
@@ -49,7 +56,7 @@ func (d *Deferred) CarryOut(device Device, kernel Kernel, log Log) error {
 		err = kernel.Freeze()
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("%w: %w", err, ErrCommitted), unloadAny(kernel))
+		return fmt.Errorf("%w: %w", err, ErrCommitted)
 	}
 	return nil
 }
@@ -72,7 +79,7 @@ func (d *Deferred) openInitrd(log Log) (*os.File, error) {
 		return initrd, nil
 	}
 	defer initrd.Close()
-	return carry(initrd, d.Initrd.Size, text)
+	return carry(initrd, d.Initrd.Size, logArchive(text))
 }
 
 // route returns the way that the shutdown went, by the state that the TPM is in.
