@@ -317,12 +317,18 @@ func checkLoaded(kernel Kernel) error {
 	return err
 }
 
+// errDeferred: the plan was not made for now.
+var errDeferred = errors.New("commit: the plan is for after a shutdown")
+
 // Commit extends the TPM with the predicted events and proves, by reading it
 // back, that it then holds what was predicted. On failure the image is unloaded
 // again; the error wraps ErrCommitted if any PCR may have changed.
 func (p *Plan) Commit() error {
 	if err := p.turn("commit", loaded); err != nil {
 		return err
+	}
+	if p.routes != nil {
+		return errDeferred
 	}
 	want, err := p.Prediction.At("")
 	if err == nil {
