@@ -60,8 +60,11 @@ const (
 // ErrNoPlan: no plan waits.
 var ErrNoPlan = errors.New("no plan is staged")
 
-// errNotDeferred: the plan was made for now.
-var errNotDeferred = errors.New("defer: the plan is not for after a shutdown")
+// A plan that was made for now cannot wait, and one to defer is not for now.
+var (
+	errNotDeferred = errors.New("defer: the plan is not for after a shutdown")
+	errDeferred    = errors.New("commit: the plan is for after a shutdown")
+)
 
 // A Deferral is a plan that has been written, and can be taken back.
 type Deferral struct {
@@ -255,6 +258,11 @@ func (d *Deferred) check() error {
 		return fmt.Errorf("SHA-256 of the image: %d bytes", len(d.ImageSHA256))
 	}
 	pcrs := d.pcrs()
+	for _, n := range measure.StubPCRs() {
+		if !slices.Contains(pcrs, n) {
+			return fmt.Errorf("live: PCR %d is missing", n)
+		}
+	}
 	for _, b := range d.Live.Banks() {
 		if !slices.Equal(slices.Sorted(maps.Keys(d.Live[b])), pcrs) {
 			return fmt.Errorf("live: bank %s has other PCRs", b)
@@ -271,8 +279,12 @@ func (d *Deferred) check() error {
 		}
 	}
 	for _, words := range d.Shutdowns {
-		if _, err := measure.ParsePhase(string(words)); err != nil {
+		path, err := measure.ParsePhase(string(words))
+		if err != nil {
 			return err
+		}
+		if path != words { // ":"
+			return fmt.Errorf("phase path %.80q: empty words", words)
 		}
 		if _, err := d.after(words); err != nil {
 			return err

@@ -317,9 +317,6 @@ func checkLoaded(kernel Kernel) error {
 	return err
 }
 
-// errDeferred: the plan was not made for now.
-var errDeferred = errors.New("commit: the plan is for after a shutdown")
-
 // Commit extends the TPM with the predicted events and proves, by reading it
 // back, that it then holds what was predicted. On failure the image is unloaded
 // again; the error wraps ErrCommitted if any PCR may have changed.

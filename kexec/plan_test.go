@@ -42,7 +42,8 @@ type rig struct {
 	device *tpm.Device
 	kernel *fakeKernel
 	plan   *Plan
-	base   measure.PCRs // of the whole TPM, before
+	base   measure.PCRs  // of the whole TPM, before
+	words  measure.Phase // that are in it, if it was shut down
 }
 
 // extension is an event of somebody else's.
