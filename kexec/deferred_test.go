@@ -642,7 +642,7 @@ func TestParseDeferred(t *testing.T) {
 		{"words a number", "json: cannot unmarshal number into *", set("shutdowns", []int{1})},
 
 		{"no events", "no events, no way to shut down, or no PCRs", set("events", []any{})},
-		{"event null", `extend PCR 0: event "" has no sha1 digest`, set("events", []any{nil})},
+		{"event null", `extend PCR 0: event "" has no * digest`, set("events", []any{nil})},
 		{"no digests", `extend PCR 12: event "*`, drop("digests", "events")},
 		{"a bank without a digest", `extend PCR 12: event "* has no sha1 digest`, drop("sha1", "events", "digests")},
 		{"digest empty", `extend PCR 12: event "*: sha256 digest of 0 bytes`, put("", "sha256", "events", "digests")},
@@ -650,8 +650,8 @@ func TestParseDeferred(t *testing.T) {
 		{"digest not hexadecimal", `digest "zz": not hexadecimal`, put("zz", "sha256", "events", "digests")},
 		{"unknown bank", `bank "md5": unknown (known: sha1 sha256 sha384 sha512)`, put("00", "md5", "events", "digests")},
 		{"a bank more", "<nil>", put(strings.Repeat("ab", 64), "sha512", "events", "digests")},
-		{"PCR that is not compared", "extend PCR 10: its sha1 value is not known", put(10, "pcr", "events")},
-		{"PCR -1", "extend PCR -1: its sha1 value is not known", put(-1, "pcr", "events")},
+		{"PCR that is not compared", "extend PCR 10: its * value is not known", put(10, "pcr", "events")},
+		{"PCR -1", "extend PCR -1: its * value is not known", put(-1, "pcr", "events")},
 		{"event type unknown", `event type "EV_X": unknown`, put("EV_X", "type", "events")},
 		{"event type a number", "json: cannot unmarshal number into *", put(13, "type", "events")},
 

@@ -71,7 +71,11 @@ func logArchive(log []byte) []measure.Content {
 	}
 	pieces := stub.Archive(carriedDir, 0o700, 0o600, stub.File{Name: carriedLog, Content: measure.Bytes(log)}, file("tmpfiles.conf", tmpfiles))
 	pieces = append(pieces, stub.Archive(units, 0o755, 0o644, file(carriedUnit, restoreUnit))...)
-	return append(pieces, stub.Archive(units+"/sysinit.target.d", 0o755, 0o644, file("mkexec-log.conf", restoreWants))...)
+	pieces = append(pieces, stub.Archive(units+"/sysinit.target.d", 0o755, 0o644, file("mkexec-log.conf", restoreWants))...)
+	for _, dir := range []string{units, "etc/systemd", "etc"} { // the stub's rules make parents 0555, but these are the initrd's
+		pieces = append(pieces, stub.Archive(dir, 0o755, 0o644)...)
+	}
+	return pieces
 }
 
 // carry returns a sealed copy of an initrd of size bytes with archives behind it.
