@@ -14,7 +14,7 @@ import (
 // The image is loaded last, so that a process that dies on the way leaves
 // nothing loaded, and the machine starts through firmware. Every error leaves
 // nothing loaded, too, unless it wraps ErrStillLoaded; it wraps ErrCommitted if
-// PCRs were extended.
+// PCRs were extended, by this call or by one that did not live to its end.
 func (d *Deferred) CarryOut(device Device, kernel Kernel, log Log) error {
 	if log == nil {
 		log = noLog{}
@@ -94,12 +94,13 @@ func (d *Deferred) route(device Device) (*transition, error) {
 		if err != nil {
 			return nil, err
 		}
-		diffs := differences(t.from, live)
-		if diffs == nil {
+		switch n := t.progress(live); {
+		case n == 0:
 			return t, nil
-		}
-		if moved == nil {
-			moved = fmt.Errorf("%w: %s", ErrMoved, diffs[0])
+		case n > 0: // by a process that died
+			return nil, fmt.Errorf("%w: they are as after event %d of %d: %w", ErrMoved, n, len(t.events), ErrCommitted)
+		case moved == nil:
+			moved = fmt.Errorf("%w: %s", ErrMoved, differences(t.from, live)[0])
 		}
 	}
 	return nil, moved

@@ -317,11 +317,38 @@ func (r *deferredRig) checkNeverAgain(t testing.TB) {
 		t.Errorf("carried out: %v", err)
 	}
 	err = readDeferred(t, r.dir).CarryOut(device, r.kernel, nil)
-	if !errors.Is(err, ErrMoved) || errors.Is(err, ErrCommitted) {
+	if !errors.Is(err, ErrMoved) {
 		t.Errorf("a second time: %v", err)
 	}
 	checkPCRs(t, before, r.fake.PCRs())
 	r.checkStopped(t, -1)
+}
+
+// checkHalfDone checks what is said where somebody has extended a part of the events.
+func checkHalfDone(t testing.TB, err error) {
+	t.Helper()
+	checkError(t, err, true, ErrMoved.Error()+": they are as after event *")
+	if !errors.Is(err, ErrMoved) {
+		t.Error("not an ErrMoved")
+	}
+}
+
+// TestCarryOutHalfDone: what another process has left of it is not gone on with.
+func TestCarryOutHalfDone(t *testing.T) {
+	for _, words := range deferOptions().Shutdowns {
+		r := newDeferredRig(t)
+		r.shutDown(words)
+		for n, ev := range r.deferred.Events {
+			r.fake.ExtendAs(ev)
+			checkError(t, r.carryOut(), true, fmt.Sprintf("%v: they are as after event %d of %d: %v", ErrMoved, n+1, len(r.deferred.Events), ErrCommitted))
+			r.checkStopped(t, n+1)
+		}
+	}
+	r := newDeferredRig(t) // the sibling: one that somebody else has extended, too
+	r.shutDown("")
+	r.fake.ExtendAs(r.deferred.Events[0])
+	r.fake.ExtendAs(extension(13, measure.SHA384))
+	checkError(t, r.carryOut(), false, ErrMoved.Error()+": PCR 1*")
 }
 
 // TestCarryOutReadFails lets each command that is not an extend fail.
