@@ -118,14 +118,7 @@ func TestCarryOut(t *testing.T) {
 // extended the words of the shutdown.
 func TestCarryOutWithTPM(t *testing.T) {
 	swtpm := tpmtest.Start(t)
-	open := func() *tpm.Device {
-		device, err := tpm.Open(swtpm.Device(), tpm.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return device
-	}
-	device := open()
+	device := openTPM(t, swtpm)
 	if err := device.Extend(extension(11, measure.Banks()...)); err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +138,7 @@ func TestCarryOutWithTPM(t *testing.T) {
 	}
 	device.Close()
 
-	device = open()
+	device = openTPM(t, swtpm)
 	defer device.Close()
 	for _, word := range []string{"shutdown", "final"} {
 		if err := device.Extend(measure.WordEvent(measure.PCRKernelImage, word, measure.Banks())); err != nil {

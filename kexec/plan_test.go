@@ -172,20 +172,22 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+func openTPM(t testing.TB, swtpm *tpmtest.SWTPM) *tpm.Device {
+	t.Helper()
+	device, err := tpm.Open(swtpm.Device(), tpm.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return device
+}
+
 // TestPlanWithTPM lets a real TPM in software extend, on top of what a running
 // system has extended.
 func TestPlanWithTPM(t *testing.T) {
 	for _, banks := range [][]measure.Bank{nil, {measure.SHA256}} {
 		t.Run(fmt.Sprint(banks), func(t *testing.T) {
 			swtpm := tpmtest.Start(t, banks...)
-			open := func() *tpm.Device {
-				device, err := tpm.Open(swtpm.Device(), tpm.Options{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				return device
-			}
-			device := open()
+			device := openTPM(t, swtpm)
 			for _, n := range []measure.PCR{11, 11, 12} {
 				if err := device.Extend(extension(n, measure.Banks()...)); err != nil {
 					t.Fatal(err)
@@ -205,7 +207,7 @@ func TestPlanWithTPM(t *testing.T) {
 				}
 			}
 			device.Close()
-			device = open() // as somebody else would
+			device = openTPM(t, swtpm) // as somebody else would
 			defer device.Close()
 			got, err := device.Read(measure.StubPCRs()...)
 			if err != nil {
