@@ -72,5 +72,5 @@ func (sys *system) commit() error {
 	if err := dev.FlushSessions(); err != nil {
 		return errors.Join(err, kexec.Veto(sys.kernel))
 	}
-	return plan.CarryOut(dev, sys.kernel, nil)
+	return plan.CarryOut(dev, sys.kernel, sys.log(plan.ImageSHA256))
 }

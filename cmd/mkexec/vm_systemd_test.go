@@ -85,49 +85,72 @@ func (p predictionOutput) at(t *testing.T, phase string) map[string]map[int]stri
 	return nil
 }
 
-// TestVMSystemd is a measured kexec on a server: mkexec load, systemctl kexec.
+// TestVMSystemd is a measured kexec on a server, twice: by mkexec load and systemctl
+// kexec, and by mkexec boot with a policy. The event log is taken along both times.
 func TestVMSystemd(t *testing.T) {
 	t.Parallel()
+	const from = "from=$(sed 's/.*from=//' /proc/cmdline)\n"
 	m := newSystemdVM(t, vm.SystemdConfig{Script: hookScript + `
 modprobe efibc
 section before report
-section predicted quiet mkexec predict --from=tpm --json /efi/EFI/Linux/second.efi
-section nothing tell mkexec status
+section predicted-second quiet mkexec predict --from=tpm --json /efi/EFI/Linux/second.efi
 section load tell mkexec load --no-policy --no-verify --json /efi/EFI/Linux/second.efi
 section staged report
 section status tell mkexec status
 leave systemctl kexec
 `}, vm.SystemdConfig{
-		InitrdScript: "section initrd report",
-		Script: `
-section ready report
-section oneshot ls /sys/firmware/efi/efivars
-section failed systemctl --failed --no-legend
+		InitrdScript: from + "section initrd-$from report",
+		Script: hookScript + from + `
+section ready-$from report
+section efivars-$from ls /sys/firmware/efi/efivars
+section failed-$from systemctl --failed --no-legend
+section log-$from cat /run/log/systemd/tpm2-measure.log
+section replay-$from tell mkexec log
+section cel-$from quiet mkexec log --cel
+if [ $from = second ]; then
+	set -- --append=from=third /efi/EFI/Linux/second.efi
+	section predicted-third quiet mkexec predict --from=tpm --json "$@"
+	mkdir -p /etc/mkexec
+	mkexec policy init --from=tpm "$@" >/etc/mkexec/policy.yaml 2>/dev/null
+	section lint tell mkexec policy lint /etc/mkexec/policy.yaml
+	leave mkexec boot --no-verify "$@"
+fi
 `}, nil)
 	got := m.boot(t)
-	predicted := parsePrediction(t, got["predicted"])
-	before := reportOf(t, got, "before")
-	wantPCRs(t, "enter-initrd", reportOf(t, got, "initrd"), predicted.at(t, "enter-initrd"))
-	wantPCRs(t, "ready", reportOf(t, got, "ready"), predicted.at(t, "enter-initrd:leave-initrd:sysinit:ready"))
-	staged := reportOf(t, got, "staged")
+	before, staged := reportOf(t, got, "before"), reportOf(t, got, "staged")
 	wantPCRs(t, "load", staged, before.PCRs)
 	if before.KexecLoaded || !staged.KexecLoaded {
 		t.Errorf("loaded: %v before, %v after load", before.KexecLoaded, staged.KexecLoaded)
 	}
-	if cold := predict(t, m.write(t, "second.efi", m.second)); cold.at(t, "")["sha256"][11] == predicted.at(t, "")["sha256"][11] {
+	for _, name := range []string{"second", "third"} {
+		predicted := parsePrediction(t, got["predicted-"+name])
+		wantPCRs(t, name+", enter-initrd", reportOf(t, got, "initrd-"+name), predicted.at(t, "enter-initrd"))
+		ready := reportOf(t, got, "ready-"+name)
+		wantPCRs(t, name+", ready", ready, predicted.at(t, "enter-initrd:leave-initrd:sysinit:ready"))
+		if ready.Cmdline != predicted.Cmdline {
+			t.Errorf("%s: command line %q, predicted %q", name, ready.Cmdline, predicted.Cmdline)
+		}
+		if vars := got["efivars-"+name]; strings.Contains(vars, "LoaderEntryOneShot") || !strings.Contains(vars, "StubInfo") {
+			t.Errorf("%s: EFI variables: %s", name, vars)
+		}
+		if failed, ok := got["failed-"+name]; failed != "" || !ok {
+			t.Errorf("%s: failed units: %s", name, failed)
+		}
+		if replay := got["replay-"+name]; !strings.HasSuffix(replay, "status 0") {
+			t.Errorf("%s: mkexec log: %s", name, replay)
+		}
+	}
+	if cold := predict(t, m.write(t, "second.efi", m.second)); cold.at(t, "")["sha256"][11] == parsePrediction(t, got["predicted-second"]).at(t, "")["sha256"][11] {
 		t.Error("the prediction is that of a cold boot")
 	}
-	if text, status, _ := strings.Cut(got["load"], "\nmkexec: "); parsePrediction(t, text).Phases[0].PCRs["sha256"][11] != predicted.Phases[0].PCRs["sha256"][11] ||
-		!strings.HasSuffix(status, "status 0") {
+	if text, status, _ := strings.Cut(got["load"], "\nmkexec: "); parsePrediction(t, text).Phases[0].PCRs["sha256"][11] !=
+		parsePrediction(t, got["predicted-second"]).Phases[0].PCRs["sha256"][11] || !strings.HasSuffix(status, "status 0") {
 		t.Errorf("load: %s", got["load"])
 	}
-	if strings.Contains(got["oneshot"], "LoaderEntryOneShot") || !strings.Contains(got["oneshot"], "StubInfo") {
-		t.Errorf("EFI variables: %s", got["oneshot"])
+	if !strings.Contains(got["status"], "holds; after shutdown:final PCR 11 becomes") {
+		t.Errorf("status: %s", got["status"])
 	}
-	if failed, ok := got["failed"]; failed != "" || !ok {
-		t.Errorf("failed units: %s", failed)
-	}
-	t.Log(got["nothing"], got["status"])
+	t.Log(got["status"], got["replay-third"], got["lint"], got["log-third"])
 }
 
 // TestVMSystemdSecureBoot is the same under Secure Boot, and so with a kernel that
