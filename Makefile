@@ -62,10 +62,14 @@ bench: build
 vm-assets:
 	cmd/mkexec/internal/vm/fetch.sh $(ASSETS)
 
-# The race detector wants a C compiler; tpm2-tools are compared with; packages are looked at by lintian and rpm.
+# The race detector wants a C compiler; tpm2-tools, cpio and systemd-tmpfiles are compared with; strace lets system calls fail;
+# packages are looked at by lintian and rpm.
 tools:
 	@missing=; command -v gcc >/dev/null || missing="gcc libc6-dev"; \
 	command -v tpm2_policypcr >/dev/null || missing="$$missing tpm2-tools"; \
+	command -v strace >/dev/null || missing="$$missing strace"; \
+	command -v cpio >/dev/null || missing="$$missing cpio"; \
+	command -v systemd-tmpfiles >/dev/null || missing="$$missing systemd-standalone-tmpfiles"; \
 	command -v lintian >/dev/null || missing="$$missing lintian"; \
 	command -v rpm >/dev/null || missing="$$missing rpm"; \
 	[ -z "$$missing" ] || { \
