@@ -1,9 +1,16 @@
 # mkexec: `make demo` and `make test` need nothing but Debian and Go; what else they use they install.
+# `make build`, `install` and `package` install nothing and need Go (and git, for the version of a package).
 PREFIX  ?= /usr/local
 DESTDIR ?=
+# systemd-shutdown runs the programs of this folder, which systemd was built with, and of no other.
+SHUTDOWNDIR ?= /usr/lib/systemd/system-shutdown
+PACKAGEDIR ?= bin
+DEST    = "$(DESTDIR)$(PREFIX)"
+HOOKS   = "$(DESTDIR)$(SHUTDOWNDIR)"
 GO      ?= go
 FUZZTIME ?= 5s
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.6.1
+NFPM    = github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.48.0
 ASSETS  = .cache/vm
 # The packages that need no Linux, TPM or root.
 PURE    = ./measure ./measure/bls ./measure/compress ./measure/esp ./measure/eventlog ./measure/hwid ./measure/initrd ./measure/stub ./measure/uki \
@@ -11,9 +18,13 @@ PURE    = ./measure ./measure/bls ./measure/compress ./measure/esp ./measure/eve
 
 export CGO_ENABLED = 0
 
-.PHONY: build demo test lint fuzz bench vm-assets tools install uninstall clean
+.PHONY: build demo test lint fuzz bench vm-assets tools install uninstall package clean
 
 build:
+	$(GO) build -trimpath -o bin/mkexec ./cmd/mkexec
+
+# After a build the install needs no Go: sudo may not find it, and would leave files of root behind.
+bin/mkexec: go.mod go.sum $(shell find cmd kexec measure policy -not -path '*/testdata*' -not -name '*_test.go')
 	$(GO) build -trimpath -o bin/mkexec ./cmd/mkexec
 
 # A measured kexec in a virtual machine with a software TPM, explained as it goes.
@@ -51,29 +62,58 @@ bench: build
 vm-assets:
 	cmd/mkexec/internal/vm/fetch.sh $(ASSETS)
 
-# The race detector wants a C compiler; tpm2-tools are compared with.
+# The race detector wants a C compiler; tpm2-tools, cpio and systemd-tmpfiles are compared with; strace lets system calls fail;
+# packages are looked at by lintian and rpm.
 tools:
 	@missing=; command -v gcc >/dev/null || missing="gcc libc6-dev"; \
 	command -v tpm2_policypcr >/dev/null || missing="$$missing tpm2-tools"; \
+	command -v strace >/dev/null || missing="$$missing strace"; \
+	command -v cpio >/dev/null || missing="$$missing cpio"; \
+	command -v systemd-tmpfiles >/dev/null || missing="$$missing systemd-standalone-tmpfiles"; \
+	command -v lintian >/dev/null || missing="$$missing lintian"; \
+	command -v rpm >/dev/null || missing="$$missing rpm"; \
 	[ -z "$$missing" ] || { \
+		command -v apt-get >/dev/null || { echo "this is not Debian; install by hand: $$missing" >&2; exit 1; }; \
 		sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
-		$$sudo apt-get update -qq && $$sudo apt-get install -qq -y --no-install-recommends $$missing; }
+		$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing; }
 
-install: build
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8 \
-		$(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	install -m 0755 bin/mkexec $(DESTDIR)$(PREFIX)/bin/mkexec
-	install -m 0644 cmd/mkexec/mkexec-policy.yaml.5 $(DESTDIR)$(PREFIX)/share/man/man5/mkexec-policy.yaml.5
-	install -m 0644 cmd/mkexec/mkexec.8 $(DESTDIR)$(PREFIX)/share/man/man8/mkexec.8
-	bin/mkexec completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/mkexec
-	bin/mkexec completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_mkexec
-	bin/mkexec completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/mkexec.fish
+# What is on neither / nor the file system of the hook is unmounted when the hook runs, and nobody measures. The hook of
+# another mkexec, a package's perhaps, is not ours to replace or remove.
+install: bin/mkexec
+	install -d $(DEST)/bin $(DEST)/share/man/man5 $(DEST)/share/man/man7 $(DEST)/share/man/man8 $(DEST)/share/doc/mkexec \
+		$(DEST)/share/bash-completion/completions $(DEST)/share/zsh/site-functions $(DEST)/share/fish/vendor_completions.d \
+		$(HOOKS) "$(DESTDIR)"/etc/mkexec
+	@stat -c %d "$(DESTDIR)"/ $(HOOKS) | grep -qxF "$$(stat -c %d $(DEST)/bin)" || { \
+		echo $(DEST)"/bin: a file system that is unmounted when the shutdown hook runs: make install PREFIX=/usr" >&2; exit 1; }
+	@[ ! -e $(HOOKS)/mkexec ] || [ $(HOOKS)/mkexec -ef $(DEST)/bin/mkexec ] || { \
+		echo $(HOOKS)"/mkexec: there is another mkexec, to be removed before" >&2; exit 1; }
+	install -m 0755 bin/mkexec $(DEST)/bin/mkexec
+	install -m 0644 cmd/mkexec/mkexec-policy.yaml.5 $(DEST)/share/man/man5/mkexec-policy.yaml.5
+	install -m 0644 cmd/mkexec/mkexec-systemd.7 $(DEST)/share/man/man7/mkexec-systemd.7
+	install -m 0644 cmd/mkexec/mkexec.8 $(DEST)/share/man/man8/mkexec.8
+	install -m 0644 README.md cmd/mkexec/packaging/copyright $(DEST)/share/doc/mkexec
+	bin/mkexec completion bash > $(DEST)/share/bash-completion/completions/mkexec
+	bin/mkexec completion zsh > $(DEST)/share/zsh/site-functions/_mkexec
+	bin/mkexec completion fish > $(DEST)/share/fish/vendor_completions.d/mkexec.fish
+	chmod 0644 $(DEST)/share/bash-completion/completions/mkexec \
+		$(DEST)/share/zsh/site-functions/_mkexec $(DEST)/share/fish/vendor_completions.d/mkexec.fish
+	ln -srfT $(DEST)/bin/mkexec $(HOOKS)/mkexec
 
+# The folders that others use too stay.
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/mkexec $(DESTDIR)$(PREFIX)/share/man/man8/mkexec.8 \
-		$(DESTDIR)$(PREFIX)/share/man/man5/mkexec-policy.yaml.5 \
-		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/mkexec \
-		$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_mkexec $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/mkexec.fish
+	@[ -n "$(DESTDIR:/=)" ] || [ ! -x "$(PREFIX)"/bin/mkexec ] || PATH="$(PREFIX)/bin:$$PATH" sh cmd/mkexec/packaging/preremove remove
+	@[ "$$(realpath -m $(HOOKS)/mkexec)" != "$$(realpath -m $(DEST)/bin/mkexec)" ] || rm -f $(HOOKS)/mkexec
+	rm -f $(DEST)/bin/mkexec $(DEST)/share/man/man8/mkexec.8 \
+		$(DEST)/share/man/man5/mkexec-policy.yaml.5 $(DEST)/share/man/man7/mkexec-systemd.7 \
+		$(DEST)/share/doc/mkexec/README.md $(DEST)/share/doc/mkexec/copyright \
+		$(DEST)/share/bash-completion/completions/mkexec \
+		$(DEST)/share/zsh/site-functions/_mkexec $(DEST)/share/fish/vendor_completions.d/mkexec.fish
+	@for dir in $(DEST)/share/doc/mkexec "$(DESTDIR)"/etc/mkexec; do \
+		[ ! -d "$$dir" ] || rmdir --ignore-fail-on-non-empty "$$dir"; done
+
+# A deb and an rpm for GOARCH, by default the host's. The same commit gives the same bytes.
+package:
+	@GO="$(GO)" NFPM="$(NFPM)" MAKE="$(MAKE)" cmd/mkexec/packaging/build.sh "$(PACKAGEDIR)"
 
 clean:
 	rm -rf bin

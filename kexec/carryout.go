@@ -14,7 +14,7 @@ import (
 // The image is loaded last, so that a process that dies on the way leaves
 // nothing loaded, and the machine starts through firmware. Every error leaves
 // nothing loaded, too, unless it wraps ErrStillLoaded; it wraps ErrCommitted if
-// PCRs were extended.
+// PCRs were extended, by this call or by one that did not live to its end.
 func (d *Deferred) CarryOut(device Device, kernel Kernel, log Log) error {
 	if log == nil {
 		log = noLog{}
@@ -22,6 +22,13 @@ func (d *Deferred) CarryOut(device Device, kernel Kernel, log Log) error {
 	if err := unloadAny(kernel); err != nil {
 		return err
 	}
+	if err := d.carryOut(device, kernel, log); err != nil {
+		return errors.Join(err, unloadAny(kernel)) // what somebody else has loaded meanwhile, too
+	}
+	return nil
+}
+
+func (d *Deferred) carryOut(device Device, kernel Kernel, log Log) error {
 	linux, err := d.Kernel.open(d.dir, "kernel")
 	if err != nil {
 		return err
@@ -49,7 +56,7 @@ func (d *Deferred) CarryOut(device Device, kernel Kernel, log Log) error {
 		err = kernel.Freeze()
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("%w: %w", err, ErrCommitted), unloadAny(kernel))
+		return fmt.Errorf("%w: %w", err, ErrCommitted)
 	}
 	return nil
 }
@@ -72,7 +79,7 @@ func (d *Deferred) openInitrd(log Log) (*os.File, error) {
 		return initrd, nil
 	}
 	defer initrd.Close()
-	return carry(initrd, d.Initrd.Size, text)
+	return carry(initrd, d.Initrd.Size, logArchive(text))
 }
 
 // route returns the way that the shutdown went, by the state that the TPM is in.
@@ -87,12 +94,13 @@ func (d *Deferred) route(device Device) (*transition, error) {
 		if err != nil {
 			return nil, err
 		}
-		diffs := differences(t.from, live)
-		if diffs == nil {
+		switch n := t.progress(live); {
+		case n == 0:
 			return t, nil
-		}
-		if moved == nil {
-			moved = fmt.Errorf("%w: %s", ErrMoved, diffs[0])
+		case n > 0: // by a process that died
+			return nil, fmt.Errorf("%w: they are as after event %d of %d: %w", ErrMoved, n, len(t.events), ErrCommitted)
+		case moved == nil:
+			moved = fmt.Errorf("%w: %s", ErrMoved, differences(t.from, live)[0])
 		}
 	}
 	return nil, moved

@@ -48,6 +48,20 @@ func (t *transition) touched(err error, device Device, pcrs []measure.PCR) error
 	return fmt.Errorf("%w: %w", err, ErrCommitted)
 }
 
+// progress returns after how many of the events the PCRs are what the TPM holds,
+// -1 if they never are.
+func (t *transition) progress(live measure.PCRs) int {
+	pcrs := t.from.Clone()
+	for n := 0; ; n++ {
+		if differences(pcrs, live) == nil {
+			return n
+		}
+		if n == len(t.events) || pcrs.Extend(t.events[n]) != nil {
+			return -1
+		}
+	}
+}
+
 // differences compares both ways, so that a bank that one side lacks is seen.
 func differences(want, got measure.PCRs) []measure.Difference {
 	diffs := measure.Compare(want, got)

@@ -51,6 +51,8 @@ type Blob struct {
 
 const (
 	planFile = "plan.json"
+	// previousFile is the plan before, until Keep or Undo.
+	previousFile = ".previous.json"
 	// maxPlan bounds plan.json, in bytes: thousands of events of four banks.
 	maxPlan = 16 << 20
 )
@@ -58,13 +60,16 @@ const (
 // ErrNoPlan: no plan waits.
 var ErrNoPlan = errors.New("no plan is staged")
 
-// errNotDeferred: the plan was made for now.
-var errNotDeferred = errors.New("defer: the plan is not for after a shutdown")
+// A plan that was made for now cannot wait, and one to defer is not for now.
+var (
+	errNotDeferred = errors.New("defer: the plan is not for after a shutdown")
+	errDeferred    = errors.New("commit: the plan is for after a shutdown")
+)
 
 // A Deferral is a plan that has been written, and can be taken back.
 type Deferral struct {
 	dir      string
-	previous []byte // plan.json before; nil if there was none
+	replaced bool // there was a plan before
 }
 
 // Defer writes the checked plan into a directory, which is made if it is not
@@ -81,14 +86,14 @@ func (p *Plan) Defer(dir string, d Deferred) (_ *Deferral, err error) {
 		return nil, err
 	}
 	u := &Deferral{dir: dir}
-	if u.previous, err = os.ReadFile(filepath.Join(dir, planFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, u.sweep())
 		}
 	}()
+	if err := u.setAside(); err != nil {
+		return nil, err
+	}
 	d.Version, d.Cmdline, d.Live, d.Events, d.Shutdowns = 1, p.Boot.Cmdline, p.live, p.Prediction.Events, nil
 	for _, r := range p.routes {
 		d.Shutdowns = append(d.Shutdowns, r.words)
@@ -106,17 +111,32 @@ func (p *Plan) Defer(dir string, d Deferred) (_ *Deferral, err error) {
 			return nil, err
 		}
 	}
-	if err := d.check(); err != nil {
-		return nil, err
-	}
 	text, err := json.MarshalIndent(&d, "", "  ")
 	if err != nil {
 		return nil, err
+	}
+	if _, err := parseDeferred(text); err != nil { // as who carries it out will
+		return nil, fmt.Errorf("defer: %w", err)
 	}
 	if err := writeFile(filepath.Join(dir, planFile), bytes.NewReader(append(text, '\n'))); err != nil {
 		return nil, err
 	}
 	return u, nil
+}
+
+// setAside gives the plan that is there a second name. To give it back from there
+// takes no room on a disk that is full.
+func (u *Deferral) setAside() error {
+	aside := filepath.Join(u.dir, previousFile)
+	if err := os.Remove(aside); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a process that died
+		return err
+	}
+	err := os.Link(filepath.Join(u.dir, planFile), aside)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	u.replaced = err == nil
+	return err
 }
 
 // Keep removes what belonged to the plan before.
@@ -125,13 +145,13 @@ func (u *Deferral) Keep() error { return u.sweep() }
 // Undo brings the plan before back, or has none if there was none.
 func (u *Deferral) Undo() error {
 	name := filepath.Join(u.dir, planFile)
-	if u.previous == nil {
-		if err := os.Remove(name); err != nil {
-			return err
-		}
-		return u.sweep()
+	var err error
+	if u.replaced {
+		err = os.Rename(filepath.Join(u.dir, previousFile), name)
+	} else {
+		err = os.Remove(name)
 	}
-	if err := writeFile(name, bytes.NewReader(u.previous)); err != nil {
+	if err != nil {
 		return err
 	}
 	return u.sweep()
@@ -187,24 +207,41 @@ func ReadDeferred(dir string) (*Deferred, error) {
 	if err := checkPrivate(dir); err != nil {
 		return nil, err
 	}
-	info, err := f.Stat()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, &fs.PathError{Op: "stat", Path: name, Err: err}
+	}
+	if !isPrivate(&st, unix.S_IFREG) {
+		return nil, fmt.Errorf("%s: not a regular file of this user's alone", name)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxPlan+1))
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() || info.Size() > maxPlan {
-		return nil, fmt.Errorf("%s: not a regular file of at most %d bytes", name, maxPlan)
+	d, err := parseDeferred(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	d := &Deferred{dir: dir}
-	dec := json.NewDecoder(io.LimitReader(f, maxPlan))
+	d.dir = dir
+	return d, nil
+}
+
+// parseDeferred parses plan.json.
+func parseDeferred(text []byte) (*Deferred, error) {
+	if len(text) > maxPlan {
+		return nil, fmt.Errorf("more than %d bytes", maxPlan)
+	}
+	d := &Deferred{}
+	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(d); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, err
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%s: more behind the plan", name)
+		return nil, errors.New("more behind the plan")
 	}
 	if err := d.check(); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, err
 	}
 	return d, nil
 }
@@ -217,14 +254,37 @@ func (d *Deferred) check() error {
 	if len(d.Events) == 0 || len(d.Shutdowns) == 0 || len(d.Live) == 0 {
 		return errors.New("no events, no way to shut down, or no PCRs")
 	}
+	if len(d.ImageSHA256) != sha256.Size {
+		return fmt.Errorf("SHA-256 of the image: %d bytes", len(d.ImageSHA256))
+	}
+	pcrs := d.pcrs()
+	for _, n := range measure.StubPCRs() {
+		if !slices.Contains(pcrs, n) {
+			return fmt.Errorf("live: PCR %d is missing", n)
+		}
+	}
+	for _, b := range d.Live.Banks() {
+		if !slices.Equal(slices.Sorted(maps.Keys(d.Live[b])), pcrs) {
+			return fmt.Errorf("live: bank %s has other PCRs", b)
+		}
+		for _, n := range pcrs {
+			if len(d.Live[b][n]) != b.Size() {
+				return fmt.Errorf("live: PCR %d (%s): %d bytes", n, b, len(d.Live[b][n]))
+			}
+		}
+	}
 	for _, b := range d.blobs() {
 		if b.Size <= 0 || len(b.SHA256) != sha256.Size {
 			return fmt.Errorf("blob %.80s: %d bytes", b.SHA256, b.Size)
 		}
 	}
 	for _, words := range d.Shutdowns {
-		if _, err := measure.ParsePhase(string(words)); err != nil {
+		path, err := measure.ParsePhase(string(words))
+		if err != nil {
 			return err
+		}
+		if path != words { // ":"
+			return fmt.Errorf("phase path %.80q: empty words", words)
 		}
 		if _, err := d.after(words); err != nil {
 			return err
@@ -280,8 +340,8 @@ func (d *Deferred) Check(device Device) error {
 
 // pcrs are those that are compared.
 func (d *Deferred) pcrs() []measure.PCR {
-	for _, values := range d.Live {
-		return slices.Sorted(maps.Keys(values))
+	for _, b := range d.Live.Banks() {
+		return slices.Sorted(maps.Keys(d.Live[b]))
 	}
 	return nil
 }
@@ -318,6 +378,9 @@ func (b *Blob) open(dir, what string) (_ *os.File, err error) {
 	name := filepath.Join(dir, b.name())
 	fail := func(err error) (*os.File, error) { return nil, fmt.Errorf("staged %s: %w", what, err) }
 	src, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ELOOP) {
+		err = fmt.Errorf("%w: %w", ErrChanged, err)
+	}
 	if err != nil {
 		return fail(err)
 	}
@@ -389,8 +452,13 @@ func checkPrivate(dir string) error {
 	if err := unix.Lstat(dir, &st); err != nil {
 		return &fs.PathError{Op: "lstat", Path: dir, Err: err}
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() || st.Mode&0o077 != 0 {
+	if !isPrivate(&st, unix.S_IFDIR) {
 		return fmt.Errorf("%s: not a directory of this user's alone", dir)
 	}
 	return nil
+}
+
+// isPrivate tells whether something is of a kind, and nobody's but this user's.
+func isPrivate(st *unix.Stat_t, kind uint32) bool {
+	return st.Mode&unix.S_IFMT == kind && int(st.Uid) == os.Geteuid() && st.Mode&0o077 == 0
 }

@@ -153,15 +153,31 @@ func predict(t testing.TB, image *measure.Image) *measure.Prediction {
 // A fakeKernel records what is asked of it, and fails where it is told to.
 type fakeKernel struct {
 	calls         []string
-	fail          map[string]error // by call
+	count         map[string]int   // by call
+	fail          map[string]error // by call, or by call and number: "load", "load 2"
+	before        func()           // called before each call; may not return
 	deaf          bool             // Load says yes and does nothing
 	loaded        bool
+	frozen        bool
 	linux, initrd []byte
 	cmdline       string
 }
 
 func (k *fakeKernel) call(name string) error {
+	if k.before != nil {
+		k.before()
+	}
 	k.calls = append(k.calls, name)
+	if k.count == nil {
+		k.count = map[string]int{}
+	}
+	k.count[name]++
+	if err := k.fail[fmt.Sprint(name, " ", k.count[name])]; err != nil {
+		return err
+	}
+	if k.frozen && (name == "load" || name == "unload") {
+		return errFrozen
+	}
 	return k.fail[name]
 }
 
@@ -196,7 +212,12 @@ func (k *fakeKernel) Unload() error {
 	return nil
 }
 
-func (k *fakeKernel) Freeze() error  { return k.call("freeze") }
+func (k *fakeKernel) Freeze() error {
+	err := k.call("freeze")
+	k.frozen = k.frozen || err == nil
+	return err
+}
+
 func (k *fakeKernel) Exec() error    { return k.call("exec") }
 func (k *fakeKernel) Restart() error { return k.call("restart") }
 
@@ -208,7 +229,10 @@ func (k *fakeKernel) check(t testing.TB, calls ...string) {
 	k.calls = nil
 }
 
-var errFake = errors.New("told to fail")
+var (
+	errFake   = errors.New("told to fail")
+	errFrozen = errors.New("frozen")
+)
 
 func procPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
 

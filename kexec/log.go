@@ -71,11 +71,15 @@ func logArchive(log []byte) []measure.Content {
 	}
 	pieces := stub.Archive(carriedDir, 0o700, 0o600, stub.File{Name: carriedLog, Content: measure.Bytes(log)}, file("tmpfiles.conf", tmpfiles))
 	pieces = append(pieces, stub.Archive(units, 0o755, 0o644, file(carriedUnit, restoreUnit))...)
-	return append(pieces, stub.Archive(units+"/sysinit.target.d", 0o755, 0o644, file("mkexec-log.conf", restoreWants))...)
+	pieces = append(pieces, stub.Archive(units+"/sysinit.target.d", 0o755, 0o644, file("mkexec-log.conf", restoreWants))...)
+	for _, dir := range []string{units, "etc/systemd", "etc"} { // the stub's rules make parents 0555, but these are the initrd's
+		pieces = append(pieces, stub.Archive(dir, 0o755, 0o644)...)
+	}
+	return pieces
 }
 
-// carry returns a sealed copy of an initrd of size bytes that takes the log along.
-func carry(initrd io.ReaderAt, size int64, log []byte) (_ *os.File, err error) {
+// carry returns a sealed copy of an initrd of size bytes with archives behind it.
+func carry(initrd io.ReaderAt, size int64, archives []measure.Content) (_ *os.File, err error) {
 	f, err := newMemfd("initrd")
 	if err != nil {
 		return nil, err
@@ -90,9 +94,9 @@ func carry(initrd io.ReaderAt, size int64, log []byte) (_ *os.File, err error) {
 		return nil, fmt.Errorf("initrd: %w", err)
 	}
 	size = (size + 3) &^ 3 // as between all pieces of an initrd
-	for _, c := range logArchive(log) {
+	for _, c := range archives {
 		if err := copyRange(f, size, c, 0, c.Size(), buf, func(int64) {}); err != nil {
-			return nil, fmt.Errorf("the log in the initrd: %w", err)
+			return nil, fmt.Errorf("behind the initrd: %w", err)
 		}
 		size += c.Size()
 	}

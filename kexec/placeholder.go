@@ -1,6 +1,9 @@
 package kexec
 
 import (
+	"fmt"
+
+	"github.com/mkexec/mkexec/measure"
 	"github.com/mkexec/mkexec/measure/stub"
 	"golang.org/x/sys/unix"
 )
@@ -19,25 +22,28 @@ const (
 	placeholderCmdline = "rdinit=" + PlaceholderInit + " panic=-1 quiet"
 )
 
+// tryCmdline is the placeholder's command line, made as long as another: with it
+// and with placeholderArchive behind its initrd, the kernel can be asked to take an
+// image that could not be started meanwhile.
+func tryCmdline(cmdline string) string {
+	return fmt.Sprintf("%-*s", len(cmdline), placeholderCmdline)
+}
+
+func placeholderArchive(program measure.Content) []measure.Content {
+	return stub.Archive(placeholderDir, 0o755, 0o755, stub.File{Name: placeholderName, Content: program})
+}
+
 // loadPlaceholder puts the placeholder in the place of what is loaded.
 func (p *Plan) loadPlaceholder() error {
-	initrd, err := newMemfd("placeholder")
+	initrd, err := carry(nil, 0, placeholderArchive(p.placeholder))
 	if err != nil {
 		return err
 	}
 	defer initrd.Close()
-	buf := make([]byte, copyBuffer)
-	at := int64(0)
-	for _, c := range stub.Archive(placeholderDir, 0o755, 0o755, stub.File{Name: placeholderName, Content: p.placeholder}) {
-		if err := copyRange(initrd, at, c, 0, c.Size(), buf, func(int64) {}); err != nil {
-			return err
-		}
-		at += c.Size()
+	if err := p.kernel.Load(p.image.kernel, initrd, placeholderCmdline); err != nil {
+		return fmt.Errorf("placeholder: %w", err)
 	}
-	if err := seal(initrd); err != nil {
-		return err
-	}
-	return p.kernel.Load(p.image.kernel, initrd, placeholderCmdline)
+	return nil
 }
 
 // Restart restarts the machine through firmware, at once: LINUX_REBOOT_CMD_RESTART

@@ -93,8 +93,8 @@ type Options struct {
 	// expected way first. The plan is then one to Defer.
 	Shutdowns []measure.Phase
 	// Placeholder, for a plan to defer, is a static program that restarts the
-	// machine when it is started as PlaceholderInit. Load leaves it loaded, in place
-	// of the image, once the kernel has taken that.
+	// machine when it is started as PlaceholderInit. Load leaves it loaded, once the
+	// kernel has taken the image, in a form that starts this program, too.
 	Placeholder measure.Content
 	// Log, if not nil, gets the events, and is taken along to the next system, in
 	// an archive behind the initrd's last piece.
@@ -258,24 +258,34 @@ func (p *Plan) Check(c Checker) error {
 	return nil
 }
 
-// Load loads the image into the kernel. If it fails nothing has happened; the
-// error is a *LoadError where the kernel refused.
+// Load loads the image into the kernel. The error wraps a *LoadError where the
+// kernel refused. If it fails what was loaded before still is, or nothing is: where
+// the kernel took the image and then something else failed.
 func (p *Plan) Load() error {
 	if err := p.turn("load", checked); err != nil {
 		return err
 	}
-	initrd := p.image.initrd
 	log, err := p.log.After(p.words(), p.Prediction.Events)
 	if err != nil {
 		return err
 	}
-	if initrd != nil && log != nil {
-		if initrd, err = carry(initrd, p.Boot.InitrdSize(), log); err != nil {
+	var archives []measure.Content
+	if p.image.initrd != nil && log != nil {
+		archives = logArchive(log)
+	}
+	cmdline := p.Boot.Cmdline
+	if p.placeholder != nil {
+		archives = append(archives, placeholderArchive(p.placeholder)...)
+		cmdline = tryCmdline(cmdline)
+	}
+	initrd := p.image.initrd
+	if archives != nil {
+		if initrd, err = carry(initrd, p.Boot.InitrdSize(), archives); err != nil {
 			return err
 		}
 		defer initrd.Close()
 	}
-	if err := p.kernel.Load(p.image.kernel, initrd, p.Boot.Cmdline); err != nil {
+	if err := p.kernel.Load(p.image.kernel, initrd, cmdline); err != nil {
 		return err
 	}
 	p.step = loaded
@@ -313,6 +323,9 @@ func checkLoaded(kernel Kernel) error {
 func (p *Plan) Commit() error {
 	if err := p.turn("commit", loaded); err != nil {
 		return err
+	}
+	if p.routes != nil {
+		return errDeferred
 	}
 	want, err := p.Prediction.At("")
 	if err == nil {

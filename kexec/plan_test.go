@@ -42,7 +42,8 @@ type rig struct {
 	device *tpm.Device
 	kernel *fakeKernel
 	plan   *Plan
-	base   measure.PCRs // of the whole TPM, before
+	base   measure.PCRs  // of the whole TPM, before
+	words  measure.Phase // that are in it, if it was shut down
 }
 
 // extension is an event of somebody else's.
@@ -58,13 +59,18 @@ func extension(n measure.PCR, banks ...measure.Bank) measure.Event {
 // running system has.
 func newRig(t testing.TB, banks ...measure.Bank) *rig {
 	t.Helper()
+	return newRigOf(t, Source{UKI: measure.Bytes(planImage(t))}, planOptions, banks...)
+}
+
+func newRigOf(t testing.TB, src Source, opts Options, banks ...measure.Bank) *rig {
+	t.Helper()
 	r := &rig{fake: tpmtest.NewFake(banks...), kernel: &fakeKernel{fail: map[string]error{}}}
 	r.fake.ExtendAs(extension(11, measure.Banks()...))
 	r.base = r.fake.PCRs()
 	r.device = tpm.New(r.fake, tpm.Options{})
 	t.Cleanup(func() { r.device.Close() })
 	var err error
-	if r.plan, err = NewPlan(Source{UKI: measure.Bytes(planImage(t))}, r.device, r.kernel, planOptions); err != nil {
+	if r.plan, err = NewPlan(src, r.device, r.kernel, opts); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.plan.Close)
@@ -166,20 +172,22 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+func openTPM(t testing.TB, swtpm *tpmtest.SWTPM) *tpm.Device {
+	t.Helper()
+	device, err := tpm.Open(swtpm.Device(), tpm.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return device
+}
+
 // TestPlanWithTPM lets a real TPM in software extend, on top of what a running
 // system has extended.
 func TestPlanWithTPM(t *testing.T) {
 	for _, banks := range [][]measure.Bank{nil, {measure.SHA256}} {
 		t.Run(fmt.Sprint(banks), func(t *testing.T) {
 			swtpm := tpmtest.Start(t, banks...)
-			open := func() *tpm.Device {
-				device, err := tpm.Open(swtpm.Device(), tpm.Options{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				return device
-			}
-			device := open()
+			device := openTPM(t, swtpm)
 			for _, n := range []measure.PCR{11, 11, 12} {
 				if err := device.Extend(extension(n, measure.Banks()...)); err != nil {
 					t.Fatal(err)
@@ -199,7 +207,7 @@ func TestPlanWithTPM(t *testing.T) {
 				}
 			}
 			device.Close()
-			device = open() // as somebody else would
+			device = openTPM(t, swtpm) // as somebody else would
 			defer device.Close()
 			got, err := device.Read(measure.StubPCRs()...)
 			if err != nil {
@@ -452,43 +460,54 @@ func TestBanksChange(t *testing.T) {
 
 func zeros(n int) string { return strings.Repeat("00", n) }
 
+// An extendFault is a way in which an extend fails.
+type extendFault struct {
+	name     string
+	fault    tpmtest.Fault
+	executed bool // it is done all the same
+	usable   bool // the TPM can be asked afterwards
+}
+
+var extendFaults = []extendFault{
+	{"refused", tpmtest.Fault{RC: tpmtest.RCLocality}, false, true},
+	{"failure mode", tpmtest.Fault{RC: tpmtest.RCFailure}, false, true},
+	{"not sent", tpmtest.Fault{Before: errFake}, false, false},
+	{"answer lost", tpmtest.Fault{After: errFake}, true, false},
+	{"answer garbage", tpmtest.Fault{Change: func([]byte) []byte { return []byte("garbage") }}, true, false},
+	{"answer an error", tpmtest.Fault{Change: func([]byte) []byte { return []byte("\x80\x01\x00\x00\x00\x0a\x00\x00\x01\x01") }}, true, true},
+	{"hangs", tpmtest.Fault{Hang: true}, false, false},
+}
+
+// checkExtendFailed checks what is said, and held, after the n-th extend has failed.
+func (r *rig) checkExtendFailed(t testing.TB, err error, prefix string, n int, fault extendFault) {
+	t.Helper()
+	ev, count := r.plan.Prediction.Events[n-1], len(r.plan.Prediction.Events)
+	checkError(t, err, !(n == 1 && !fault.executed && fault.usable),
+		fmt.Sprintf("%sevent %d of %d (%s): TPM: extend PCR %d (%s) with *", prefix, n, count, ev.Description, ev.PCR, measure.BankNames(r.base.Banks())))
+	if says := strings.HasSuffix(fmt.Sprint(err), " (no PCR has changed)"); says == errors.Is(err, ErrCommitted) {
+		t.Error(err)
+	}
+	done := n - 1
+	if fault.executed {
+		done++
+	}
+	r.checkTPM(t, done)
+}
+
 // TestExtendFails lets each extend fail in each way.
 func TestExtendFails(t *testing.T) {
 	events := newRig(t).plan.Prediction.Events
 	if len(events) < 10 {
 		t.Fatalf("only %d events", len(events))
 	}
-	for _, test := range []struct {
-		name     string
-		fault    tpmtest.Fault
-		executed bool // the extend that fails is done all the same
-		usable   bool // the TPM can be asked afterwards
-	}{
-		{"refused", tpmtest.Fault{RC: tpmtest.RCLocality}, false, true},
-		{"failure mode", tpmtest.Fault{RC: tpmtest.RCFailure}, false, true},
-		{"not sent", tpmtest.Fault{Before: errFake}, false, false},
-		{"answer lost", tpmtest.Fault{After: errFake}, true, false},
-		{"answer garbage", tpmtest.Fault{Change: func([]byte) []byte { return []byte("garbage") }}, true, false},
-		{"answer an error", tpmtest.Fault{Change: func([]byte) []byte { return []byte("\x80\x01\x00\x00\x00\x0a\x00\x00\x01\x01") }}, true, true},
-		{"hangs", tpmtest.Fault{Hang: true}, false, false},
-	} {
+	for _, test := range extendFaults {
 		for n := 1; n <= len(events); n++ {
 			t.Run(fmt.Sprintf("%s/%d", test.name, n), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) { // hangs end at once
 					r := newRig(t)
 					r.load(t)
 					r.fake.AtExtend(n, test.fault)
-					err := r.plan.Commit()
-					checkError(t, err, !(n == 1 && !test.executed && test.usable),
-						fmt.Sprintf("commit: event %d of %d (%s): TPM: extend PCR %d (sha1 sha256 sha384 sha512) with *", n, len(events), events[n-1].Description, events[n-1].PCR))
-					if says := strings.HasSuffix(fmt.Sprint(err), " (no PCR has changed)"); says == errors.Is(err, ErrCommitted) {
-						t.Error(err)
-					}
-					done := n - 1
-					if test.executed {
-						done++
-					}
-					r.checkTPM(t, done)
+					r.checkExtendFailed(t, r.plan.Commit(), "commit: ", n, test)
 					r.checkOver(t)
 				})
 			})
@@ -496,16 +515,19 @@ func TestExtendFails(t *testing.T) {
 	}
 }
 
+// extendLies are what is done instead of an extend, and answered with success.
+var extendLies = []struct {
+	name  string
+	fault tpmtest.Fault
+}{
+	{"dropped", tpmtest.Fault{Drop: true}},
+	{"somebody else is first", tpmtest.Fault{Other: []measure.Event{extension(12, measure.SHA512)}}},
+}
+
 // TestExtendLies lets each extend say yes and do something else.
 func TestExtendLies(t *testing.T) {
 	count := len(newRig(t).plan.Prediction.Events)
-	for _, test := range []struct {
-		name  string
-		fault tpmtest.Fault
-	}{
-		{"dropped", tpmtest.Fault{Drop: true}},
-		{"somebody else is first", tpmtest.Fault{Other: []measure.Event{extension(12, measure.SHA512)}}},
-	} {
+	for _, test := range extendLies {
 		for n := 1; n <= count; n++ {
 			t.Run(fmt.Sprintf("%s/%d", test.name, n), func(t *testing.T) {
 				r := newRig(t)

@@ -14,7 +14,7 @@ import (
 )
 
 // ErrChanged is the error when an image changes while it is staged.
-var ErrChanged = errors.New("the image changed while it was read")
+var ErrChanged = errors.New("the image has changed since it was first read")
 
 // A Source says where the bytes of an image come from. It is read once.
 type Source struct {

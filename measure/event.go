@@ -79,6 +79,8 @@ type Event struct {
 	Digests map[Bank]Digest `json:"digests"`
 	// Description says what was hashed, for people.
 	Description string `json:"description"`
+	// Size is how many bytes were hashed, where that is known.
+	Size int64 `json:"size,omitempty"`
 	// Data is the event data in the firmware's event log. As systemd-stub writes
 	// it, it is not what was hashed, other than for command lines.
 	Data []byte `json:"-"`

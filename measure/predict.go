@@ -78,7 +78,7 @@ func Predict(image *Image, opts Options) (*Prediction, error) {
 
 	p := &Prediction{Base: opts.Base.Clone(), final: opts.Base.Clone()}
 	for i, m := range image.Measurements {
-		ev := Event{PCR: m.PCR, Type: m.Type, Digests: digests[i], Description: m.Description, Data: m.Data}
+		ev := Event{PCR: m.PCR, Type: m.Type, Digests: digests[i], Description: m.Description, Size: m.Content.Size(), Data: m.Data}
 		if err := p.final.Extend(ev); err != nil {
 			return nil, fmt.Errorf("predict: %w", err)
 		}

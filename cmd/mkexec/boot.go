@@ -61,6 +61,7 @@ type booter struct {
 	noPolicy  bool
 	ignoreDTB bool
 	dev       *tpm.Device
+	log       *carriedLog
 	now       bool
 	dryRun    bool
 	deferred  bool // to the end of the shutdown
@@ -122,12 +123,13 @@ func (b *booter) tryRun(args []string) error {
 	defer m.close()
 	var userspace *userspace
 	var judged *judgement
+	b.log = b.sys.log(nil)
 	opts := kexec.Options{
 		Verify: func(image measure.Content) (err error) {
 			judged, err = v.verify(image)
 			return err
 		},
-		PCRs: otherPCRs(),
+		PCRs: otherPCRs(), Log: b.log,
 		Stub: m.opts, IgnoreDevicetree: b.ignoreDTB, InitrdDigest: b.json,
 		OSSeparator: func(boot *stub.Boot) (separator measure.Separator, err error) {
 			if userspace, err = b.findUserspace(b.sys, m, boot); err != nil {
@@ -170,6 +172,9 @@ func (b *booter) tryRun(args []string) error {
 	}
 	b.note(m, plan.Boot, userspace)
 	if err := b.print(m, plan, userspace, phases); err != nil || b.dryRun {
+		return err
+	}
+	if b.log.Image, err = plan.ImageDigest(); err != nil {
 		return err
 	}
 	if !b.deferred {
@@ -308,6 +313,8 @@ func (b *booter) jump(plan *kexec.Plan) error {
 		return err
 	}
 	defer unlock()
+	b.log.complete(b.deviceName())
+	b.log.keep("", plan.Prediction.Events)
 	// From here on nothing is printed: writing to a closed pipe would end the
 	// process, and to a full one hold it, with the image loaded.
 	signals := make(chan os.Signal, 1)

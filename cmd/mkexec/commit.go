@@ -35,7 +35,7 @@ func newCommit(sys *system) *cobra.Command {
 			case errors.Is(err, kexec.ErrStillLoaded):
 				return &stateError{err, stuck}
 			case errors.Is(err, kexec.ErrCommitted):
-				return &stateError{err, poisoned}
+				return &stateError{err, "nothing is loaded, but PCRs were extended: secrets stay locked until a reboot through firmware"}
 			case errors.Is(err, kexec.ErrNoPlan):
 				return &stateError{withHint(err, "mkexec load IMAGE"), "what is loaded stays so, and mkexec extended no PCR"}
 			}
@@ -72,5 +72,5 @@ func (sys *system) commit() error {
 	if err := dev.FlushSessions(); err != nil {
 		return errors.Join(err, kexec.Veto(sys.kernel))
 	}
-	return plan.CarryOut(dev, sys.kernel, nil)
+	return plan.CarryOut(dev, sys.kernel, sys.log(plan.ImageSHA256))
 }

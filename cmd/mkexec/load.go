@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -82,16 +81,17 @@ func (b *booter) stage(plan *kexec.Plan, m *image) error {
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(signals)
 
+	b.log.complete(b.deviceName())
 	path, err := filepath.Abs(m.path)
 	if err != nil {
 		return err
 	}
-	bootID, err := fs.ReadFile(b.sys.root, "proc/sys/kernel/random/boot_id")
+	bootID, err := b.sys.bootID()
 	if err != nil {
 		return err
 	}
 	deferral, err := plan.Defer(b.sys.planDir, kexec.Deferred{
-		Time: time.Now().UTC().Truncate(time.Second), BootID: strings.TrimSpace(string(bootID)), TPM: b.deviceName(), Image: path,
+		Time: time.Now().UTC().Truncate(time.Second), BootID: bootID, TPM: b.deviceName(), Image: path,
 	})
 	if err != nil {
 		if errors.Is(err, syscall.ENOSPC) {
@@ -106,6 +106,7 @@ func (b *booter) stage(plan *kexec.Plan, m *image) error {
 		return errors.Join(err, kexec.RemoveDeferred(b.sys.planDir))
 	}
 	b.loaded = true
+	b.log.keep(b.before, plan.Prediction.Events)
 	select {
 	case s := <-signals:
 		return errors.Join(fmt.Errorf("stopped: %v", s), plan.Abandon(), kexec.RemoveDeferred(b.sys.planDir))

@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 
 	"github.com/mkexec/mkexec/kexec"
+	"github.com/mkexec/mkexec/measure/eventlog/logfile"
 	"github.com/mkexec/mkexec/policy"
 	"github.com/spf13/cobra"
 )
@@ -35,6 +36,7 @@ type system struct {
 	systemctl      func(args ...string) (out string, err error) // out also with an error
 	program        func() (*os.File, error)                     // this program
 	planDir        string                                       // of a staged plan
+	logPath        string                                       // the event log of userspace
 	logCopy        string                                       // file for the event log as planned
 }
 
@@ -47,6 +49,7 @@ func main() {
 		systemctl: systemctl,
 		program:   func() (*os.File, error) { return os.Open("/proc/self/exe") },
 		planDir:   "/run/mkexec",
+		logPath:   logfile.Path,
 		logCopy:   "/var/lib/mkexec/tpm2-measure.log",
 	}
 	switch {
@@ -118,7 +121,7 @@ func newRoot(sys *system, out *bytes.Buffer) *cobra.Command {
 	})
 	cmd.AddCommand(newInspect(sys, out), newPredict(sys, out), newCheck(sys, out), newBoot(sys, out), newStatus(sys, out))
 	cmd.AddCommand(newLoad(sys, out), newCommit(sys), newUnload(sys))
-	cmd.AddCommand(newList(sys, out), newDiff(sys, out), newPolicy(sys, out))
+	cmd.AddCommand(newList(sys, out), newDiff(sys, out), newPolicy(sys, out), newLog(sys, out))
 	strictHelp(cmd)
 	return cmd
 }
@@ -148,8 +151,14 @@ func strictHelp(root *cobra.Command) {
 	}
 }
 
-// version returns what the build recorded: the tag, or the commit.
+// packaged is the version of the package that the program is of; the linker sets it.
+var packaged string
+
+// version returns that, or what the build recorded: the tag, or the commit.
 func version() string {
+	if packaged != "" {
+		return packaged
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" {
 		return "(unknown)"

@@ -189,6 +189,7 @@ func TestManNamesPolicyVerbs(t *testing.T) {
 	only := &cobra.Command{}
 	flags.add(only)
 	flags.addVia()
+	flags.addShutdown()
 	for name, cmd := range map[string]*cobra.Command{"predict": predict, "init": initCmd} {
 		only.Flags().VisitAll(func(fl *pflag.Flag) {
 			if fl.Name != "json" && cmd.Flags().Lookup(fl.Name) == nil {

@@ -63,14 +63,16 @@ func TestManNamesEveryFlag(t *testing.T) {
 // TestManRequests: a line of text that begins with a dot is taken for a request
 // and vanishes.
 func TestManRequests(t *testing.T) {
-	page, err := os.ReadFile("mkexec.8")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(page)) {
-		request, _, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if strings.HasPrefix(line, ".") && !slices.Contains([]string{".TH", ".SH", ".TP", ".B", ".BR", ".PP", ".nf", ".fi"}, request) {
-			t.Errorf("mkexec.8: %q: not a request", line)
+	for _, name := range []string{"mkexec.8", "mkexec-policy.yaml.5", "mkexec-systemd.7"} {
+		page, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(page)) {
+			request, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+			if strings.HasPrefix(line, ".") && !slices.Contains([]string{".TH", ".SH", ".TP", ".B", ".BR", ".PP", ".nf", ".fi"}, request) {
+				t.Errorf("%s: %q: not a request", name, line)
+			}
 		}
 	}
 }

@@ -31,6 +31,7 @@ func newPolicyInit(sys *system, out *bytes.Buffer) *cobra.Command {
 	all := &cobra.Command{}
 	f.add(all)
 	f.addVia()
+	f.addShutdown()
 	f.cmd = cmd
 	cmd.Flags().SortFlags = false
 	all.Flags().SortFlags = false

@@ -14,6 +14,7 @@ import (
 
 	"github.com/mkexec/mkexec/kexec"
 	"github.com/mkexec/mkexec/measure"
+	"github.com/mkexec/mkexec/measure/eventlog"
 	"github.com/mkexec/mkexec/measure/tpm"
 	"github.com/mkexec/mkexec/measure/tpm/tpmtest"
 	"github.com/mkexec/mkexec/measure/uki/ukitest"
@@ -45,6 +46,7 @@ func scriptSystem() *system {
 		},
 		program: func() (*os.File, error) { return os.Open(filepath.Join(dir, "program")) },
 		planDir: filepath.Join(dir, "plan"),
+		logPath: filepath.Join(os.Getenv("MACHINE"), "run/log/systemd/tpm2-measure.log"),
 		logCopy: filepath.Join(dir, "copy"),
 	}
 }
@@ -156,6 +158,7 @@ func runScripts(t *testing.T, dir string, sw *tpmtest.SWTPM) {
 			for name, dir := range map[string]string{
 				"GOLDEN": "measure/stub/testdata/golden", "SECTIONS": "measure/stub/testdata/systemd-measure/sections", "HWID": "measure/hwid/testdata",
 				"TRUST": "policy/trust/testdata/recorded", "LUKS": "policy/luks2/testdata/golden", "PCRSIG": "policy/pcrsig/testdata",
+				"EVENTLOG": "measure/eventlog/testdata",
 			} {
 				e.Setenv(name, filepath.Join(root, dir))
 			}
@@ -167,7 +170,7 @@ func runScripts(t *testing.T, dir string, sw *tpmtest.SWTPM) {
 			return os.MkdirAll(filepath.Join(e.WorkDir, "machine/sys/kernel"), 0o755)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"uki": scriptUKI, "bzimage": scriptBzImage, "flip": scriptFlip, "extend": scriptExtend, "pcrs": scriptPCRs,
+			"uki": scriptUKI, "bzimage": scriptBzImage, "flip": scriptFlip, "extend": scriptExtend, "replay": scriptReplay, "pcrs": scriptPCRs,
 		},
 	})
 }
@@ -218,6 +221,30 @@ func scriptExtend(ts *testscript.TestScript, _ bool, args []string) {
 		ev.Digests[b] = b.Sum([]byte(args[0]))
 	}
 	ts.Check(dev.Extend(ev))
+}
+
+// scriptReplay extends the TPM with the events of logs: replay FILE…, of firmware
+// if it ends in .bin.
+func scriptReplay(ts *testscript.TestScript, _ bool, args []string) {
+	dev, err := tpm.Open(ts.Getenv("TPM"), tpm.Options{})
+	ts.Check(err)
+	defer dev.Close()
+	var line eventlog.Timeline
+	for _, path := range args {
+		if strings.HasSuffix(path, ".bin") {
+			line.Firmware, err = eventlog.ParseFirmware([]byte(ts.ReadFile(path)))
+			ts.Check(err)
+			continue
+		}
+		u, err := eventlog.ParseUserspace([]byte(ts.ReadFile(path)))
+		ts.Check(err)
+		line.Records = append(line.Records, u.Records...)
+	}
+	for _, s := range line.Steps() {
+		if s.Event.PCR >= 0 {
+			ts.Check(dev.Extend(s.Event))
+		}
+	}
 }
 
 // scriptPCRs compares the TPM with a prediction: pcrs zero, or pcrs FILE with

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -27,6 +26,8 @@ type fault struct {
 	// measured: the second image is started, with the PCRs that were predicted with
 	// --shutdown= this. Empty: the machine restarts through firmware.
 	measured string
+	orCold   bool // both are well
+	noLog    bool // the second image's system cannot explain its PCRs
 	// says is in what the script prints.
 	says []string
 }
@@ -34,48 +35,49 @@ type fault struct {
 const loadSecond = "mkexec load --no-policy --no-verify /efi/second.efi\n"
 
 var faults = []fault{
-	{name: "none", script: loadSecond, measured: "auto"},
-	{name: "the hook is gone", script: loadSecond + "rm $hook\n"},
-	{name: "the hook dies", script: loadSecond + "rm $hook; printf '#!/bin/sh\\nkill -9 $$\\n' >$hook; chmod 755 $hook\n"},
-	{name: "PCR 11 is extended", script: loadSecond + "/usr/lib/systemd/systemd-pcrextend stray; mkexec status --no-policy\n",
+	{name: "/run is full, and the hook is gone", script: "dd if=/dev/zero of=/run/full bs=1M\n" + loadSecond + "ls /run/mkexec\nrm /run/full\n" +
+		"cat /sys/kernel/kexec_loaded\n" + loadSecond + "rm $hook\n",
+		says: []string{"no space left on device", "nothing was loaded and mkexec extended no PCR", "\n0\n", "second.efi is staged"}},
+	{name: "the hook dies", script: loadSecond + "rm $hook\nprintf '#!/bin/sh\\nkill -9 $$\\n' >$hook\nchmod 755 $hook\n"},
+	{name: "PCR 11 is extended", script: loadSecond + "/usr/lib/systemd/systemd-pcrextend stray\nmkexec status\n",
 		says: []string{"plan", "will not be carried out"}},
 	{name: "a staged file has changed", script: loadSecond + `for f in /run/mkexec/*; do case $f in *.json) ;; *) printf x | dd of=$f bs=1 seek=1000 conv=notrunc;; esac; done
 `},
-	{name: "a staged file is gone", script: loadSecond + "for f in /run/mkexec/*; do case $f in *.json) ;; *) rm $f;; esac; done\n"},
-	{name: "the plan is garbage", script: loadSecond + "echo garbage >/run/mkexec/plan.json\n"},
-	{name: "another image is loaded meanwhile", script: loadSecond + "kexecload /efi/linux /efi/initrd 'unmeasured'\n", measured: "auto"},
-	{name: "an image without a plan", script: "kexecload /efi/linux /efi/initrd 'unmeasured'\n"},
-	{name: "kexec is locked", script: loadSecond + "echo 1 >/proc/sys/kernel/kexec_load_disabled; mkexec unload; mkexec status\n",
+	{name: "another image is loaded meanwhile", script: loadSecond + "kexecload /efi/linux /efi/initrd unmeasured\n", measured: "auto"},
+	{name: "an image without a plan", script: "kexecload /efi/linux /efi/initrd unmeasured\n"},
+	{name: "kexec is locked", script: loadSecond + "echo 1 >/proc/sys/kernel/kexec_load_disabled\nmkexec unload\n",
 		says: []string{"kexec is locked"}},
 	{name: "the TPM is gone", script: loadSecond + `cd /sys/class/tpm/tpm0/device && d=$(readlink -f .) && echo ${d##*/} >driver/unbind; cd /
 `},
 	{name: "forced", script: loadSecond, how: "systemctl kexec --force", measured: "none"},
-	{name: "a jump at once", script: loadSecond, how: "systemctl kexec --force --force"},
+	{name: "a jump at once", script: loadSecond + "sync\n", how: "kexecload"},
 	{name: "an exitrd", script: loadSecond + `mkdir -p /run/initramfs/bin
 cp /usr/bin/busybox /run/initramfs/bin/
 cp /usr/bin/kexecload /run/initramfs/
 printf '#!/bin/busybox sh\n[ "$1" = kexec ] && exec /kexecload\n' >/run/initramfs/shutdown
 chmod 755 /run/initramfs/shutdown
 `, measured: "auto"},
-	{name: "a reboot with an image loaded", script: loadSecond, how: "systemctl reboot", measured: "auto"},
-	{name: "/run is full", script: "dd if=/dev/zero of=/run/full bs=1M; " + loadSecond + "ls /run/mkexec; rm /run/full; cat /sys/kernel/kexec_loaded\n",
-		says: []string{"no space left on device", "nothing was loaded and mkexec extended no PCR", "\n0\n"}},
-	{name: "committed by hand, and then shut down", script: loadSecond + "mkexec commit\n"},
-	{name: "committed by hand, and jumped", script: loadSecond + "mkexec commit\n", how: "systemctl kexec --force --force", measured: "none"},
+	// Some versions of systemctl make a kexec of it.
+	{name: "a reboot with an image loaded", script: loadSecond, how: "systemctl reboot", measured: "auto", orCold: true},
+	{name: "the event log is garbage", script: "echo garbage >>/run/log/systemd/tpm2-measure.log\n" + loadSecond, measured: "auto", noLog: true,
+		says: []string{"note: the event log is not taken along: "}},
+	{name: "the power is cut", script: loadSecond + "sync\n", how: "sh -c 'echo b >/proc/sysrq-trigger'"},
+	{name: "committed by hand, and then shut down", script: loadSecond + "mkexec commit\n", says: []string{"the image is locked in"}},
+	{name: "committed by hand, and jumped", script: loadSecond + "mkexec commit\nsync\n", how: "kexecload", measured: "none"},
 }
 
 // faultScript runs one fault at each boot.
 func faultScript() string {
 	var b strings.Builder
 	b.WriteString(`
-mkdir -p /mnt ${hook%/*}
-mount -t ext4 "$(disk root)" /mnt
-n=$(cat /mnt/state || echo 0)
-echo $((n + 1)) >/mnt/state
-umount /mnt
-cp /efi/mkexec /efi/kexecload /usr/bin/
+n=$(cat $state || echo 0)
+echo $((n + 1)) >$state
+cp /efi/kexecload /usr/bin/
+mkdir -p ${hook%/*}
 ln -s ../../../bin/mkexec $hook
+plain() { "$@" 2>&1 | cat; }
 section boot-$n report
+section log-$n log
 case $n in
 `)
 	for i, f := range faults {
@@ -87,7 +89,7 @@ case $n in
 		if how == "" {
 			how = "systemctl kexec"
 		}
-		fmt.Fprintf(&b, "fault() {\n%s}\nsection fault-$n fault\nleave %s\n;;\n", f.script, how)
+		fmt.Fprintf(&b, "fault() {\n%s}\nsection fault-$n plain fault\nleave %s\n;;\n", f.script, how)
 	}
 	b.WriteString("esac\n")
 	return b.String()
@@ -99,7 +101,16 @@ func TestVMSystemdFaults(t *testing.T) {
 	image := func(name, script string) []byte {
 		b, err := m.assets.SystemdImage(vm.SystemdConfig{
 			System: m.assets.System257, Stub: m.assets.Stub257, Name: name, Cmdline: vm.Quiet + " from=" + name,
-			Script: "hook=/usr/lib/systemd/system-shutdown/mkexec\nquiet() { \"$@\" 2>/dev/null; }\nesp\n" + script,
+			Script: `
+hook=/usr/lib/systemd/system-shutdown/mkexec
+quiet() { "$@" 2>/dev/null; }
+log() { mkexec log; echo "status $?"; }
+esp
+cp /efi/mkexec /usr/bin/
+mkdir -p /var/lib/mkexec
+mount -t ext4 "$(disk root)" /var/lib/mkexec
+state=/var/lib/mkexec/state
+` + script,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -108,11 +119,10 @@ func TestVMSystemdFaults(t *testing.T) {
 	}
 	first := image("first", faultScript())
 	second := image("second", `
-mkdir -p /mnt
-mount -t ext4 "$(disk root)" /mnt
-n=$(cat /mnt/state)
-umount /mnt
-section second-$((n - 1)) report
+n=$(($(cat $state) - 1))
+section second-$n report
+section second-log-$n log
+umount /var/lib/mkexec
 leave reboot -f
 `)
 	unmeasured, err := m.assets.Initrd(map[string]vm.File{"init": vm.Init("section unmeasured report")})
@@ -120,10 +130,6 @@ leave reboot -f
 		t.Fatal(err)
 	}
 	kexecload, err := buildProgram("./internal/vm/testdata/kexecload")
-	if err != nil {
-		t.Fatal(err)
-	}
-	kernel, err := os.ReadFile(m.assets.Kernel)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,22 +141,26 @@ leave reboot -f
 		Args: vm.Disk("root", root), Resets: true, Timeout: 18 * time.Minute,
 		ESP: map[string][]byte{
 			"EFI/BOOT/BOOTX64.EFI": first, "second.efi": second, "mkexec": m.mkexec, "kexecload": kexecload,
-			"linux": kernel, "initrd": unmeasured,
+			"linux": m.read(t, m.assets.Kernel), "initrd": unmeasured,
 		},
 	})
 	cold := predict(t, "--phase=sysinit:ready", m.write(t, "first.efi", first)).at(t, "sysinit:ready")
 	for i, f := range faults {
 		n := fmt.Sprint("-", i)
 		wantPCRs(t, f.name+": before", reportOf(t, got, "boot"+n), cold)
+		if !strings.HasSuffix(got["log"+n], "status 0") {
+			t.Errorf("%s: before: mkexec log: %s", f.name, got["log"+n])
+		}
 		for _, text := range f.says {
 			if !strings.Contains(got["fault"+n]+"\n", text) {
 				t.Errorf("%s: %q does not say %q", f.name, got["fault"+n], text)
 			}
 		}
-		if f.measured == "" {
-			if _, ok := got["second"+n]; ok {
-				t.Errorf("%s: the second image was started", f.name)
-			}
+		_, started := got["second"+n]
+		if f.measured == "" && started {
+			t.Errorf("%s: the second image was started", f.name)
+		}
+		if f.measured == "" || f.orCold && !started {
 			continue
 		}
 		predicted := parsePrediction(t, got["predicted"+n])
@@ -158,6 +168,9 @@ leave reboot -f
 			t.Errorf("%s: %d events, %q", f.name, len(predicted.Events), predicted.Cmdline)
 		}
 		wantPCRs(t, f.name+": the second image", reportOf(t, got, "second"+n), predicted.at(t, "sysinit:ready"))
+		if want := map[bool]string{false: "status 0", true: "status 1"}[f.noLog]; !strings.HasSuffix(got["second-log"+n], want) {
+			t.Errorf("%s: the second image: mkexec log: %s", f.name, got["second-log"+n])
+		}
 	}
 	wantPCRs(t, "the last boot", reportOf(t, got, fmt.Sprint("boot-", len(faults))), cold)
 	if _, ok := got["unmeasured"]; ok {

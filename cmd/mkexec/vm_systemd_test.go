@@ -1,22 +1,26 @@
 package main
 
 import (
+	"encoding/json"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/mkexec/mkexec/cmd/mkexec/internal/vm"
 )
 
-// These tests run mkexec on a machine whose PID 1 is systemd: Debian's, of trixie,
-// with its pcrphase units, an initrd that it leaves for a root file system on a
-// disk, and its systemd-shutdown. It was started by OVMF and the real systemd-stub.
+// These tests run mkexec on a machine whose PID 1 is systemd: Debian's, of trixie
+// (257) and, where make vm-assets found one, of sid (262), with its pcrphase units, an
+// initrd that it leaves for a root file system on a disk, and its systemd-shutdown. It
+// was started by OVMF and the real systemd-stub.
 // They do not prove anything about udev, D-Bus and logind, which are not in there,
 // about an exitrd, real TPM chips, or other architectures.
 
 // A systemdVM is a machine with two images of one system, which measures its phases.
 type systemdVM struct {
 	*vmImages
+	system        vm.System
 	first, second []byte
 	args          []string // for QEMU: the disks
 }
@@ -52,7 +56,11 @@ func buildSystemdVM(t *testing.T, images *vmImages, first, second vm.SystemdConf
 		name  string
 		image *[]byte
 	}{{first, "first", &m.first}, {second, "second", &m.second}} {
-		c.System, c.Stub, c.Name, c.OnDisk = m.assets.System257, m.assets.Stub257, c.name, true
+		if c.System == (vm.System{}) {
+			c.System = m.assets.System257
+		}
+		m.system = c.System
+		c.Stub, c.Name, c.OnDisk = m.assets.Stub257, c.name, true
 		c.Cmdline = vm.Quiet + " from=" + c.name
 		var err error
 		if *c.image, err = m.assets.SystemdImage(c.SystemdConfig); err != nil {
@@ -62,7 +70,7 @@ func buildSystemdVM(t *testing.T, images *vmImages, first, second vm.SystemdConf
 	all := map[string]vm.File{"/usr/bin/mkexec": {Data: m.mkexec, Perm: 0o755}}
 	maps.Copy(all, files)
 	var err error
-	if m.args, err = m.assets.SystemdDisks(t.TempDir(), m.assets.System257, all); err != nil {
+	if m.args, err = m.assets.SystemdDisks(t.TempDir(), m.system, all); err != nil {
 		t.Fatal(err)
 	}
 	return m
@@ -85,49 +93,130 @@ func (p predictionOutput) at(t *testing.T, phase string) map[string]map[int]stri
 	return nil
 }
 
-// TestVMSystemd is a measured kexec on a server: mkexec load, systemctl kexec.
+// TestVMSystemd is a measured kexec on a server, twice: by mkexec load and systemctl
+// kexec, and by mkexec boot with a policy. The event log is taken along both times.
 func TestVMSystemd(t *testing.T) {
 	t.Parallel()
-	m := newSystemdVM(t, vm.SystemdConfig{Script: hookScript + `
+	a := vm.Require(t)
+	t.Run("257", func(t *testing.T) {
+		t.Parallel()
+		testVMSystemd(t, a.System257)
+	})
+	t.Run("262", func(t *testing.T) {
+		t.Parallel()
+		if a.System262 == (vm.System{}) {
+			t.Skip("no systemd 262 in SYSTEMD_ROOT when the assets were made")
+		}
+		testVMSystemd(t, a.System262)
+	})
+}
+
+func testVMSystemd(t *testing.T, system vm.System) {
+	const from = "from=$(sed 's/.*from=//' /proc/cmdline)\n"
+	m := newSystemdVM(t, vm.SystemdConfig{System: system, Script: hookScript + `
 modprobe efibc
+section efibc tell ls -d /sys/module/efibc/holders
 section before report
-section predicted quiet mkexec predict --from=tpm --json /efi/EFI/Linux/second.efi
-section nothing tell mkexec status
+section predicted-second quiet mkexec predict --from=tpm --json /efi/EFI/Linux/second.efi
 section load tell mkexec load --no-policy --no-verify --json /efi/EFI/Linux/second.efi
 section staged report
 section status tell mkexec status
 leave systemctl kexec
 `}, vm.SystemdConfig{
-		InitrdScript: "section initrd report",
-		Script: `
-section ready report
-section oneshot ls /sys/firmware/efi/efivars
-section failed systemctl --failed --no-legend
+		System:       system,
+		InitrdScript: from + "section initrd-$from report",
+		Script: hookScript + from + `
+section ready-$from report
+section efivars-$from ls /sys/firmware/efi/efivars
+section failed-$from systemctl --failed --no-legend
+section log-$from cat /run/log/systemd/tpm2-measure.log
+section replay-$from tell mkexec log
+section pcrlock-$from tell /usr/lib/systemd/systemd-pcrlock log --no-pager --json=short
+if [ $from = second ]; then
+	set -- --append=from=third /efi/EFI/Linux/second.efi
+	section predicted-third quiet mkexec predict --from=tpm --json "$@"
+	mkdir -p /etc/mkexec
+	mkexec policy init --from=tpm "$@" >/etc/mkexec/policy.yaml 2>/dev/null
+	section lint tell mkexec policy lint /etc/mkexec/policy.yaml
+	leave mkexec boot --no-verify "$@"
+fi
 `}, nil)
 	got := m.boot(t)
-	predicted := parsePrediction(t, got["predicted"])
-	before := reportOf(t, got, "before")
-	wantPCRs(t, "enter-initrd", reportOf(t, got, "initrd"), predicted.at(t, "enter-initrd"))
-	wantPCRs(t, "ready", reportOf(t, got, "ready"), predicted.at(t, "enter-initrd:leave-initrd:sysinit:ready"))
-	staged := reportOf(t, got, "staged")
+	before, staged := reportOf(t, got, "before"), reportOf(t, got, "staged")
 	wantPCRs(t, "load", staged, before.PCRs)
 	if before.KexecLoaded || !staged.KexecLoaded {
 		t.Errorf("loaded: %v before, %v after load", before.KexecLoaded, staged.KexecLoaded)
 	}
-	if cold := predict(t, m.write(t, "second.efi", m.second)); cold.at(t, "")["sha256"][11] == predicted.at(t, "")["sha256"][11] {
+	for _, name := range []string{"second", "third"} {
+		predicted := parsePrediction(t, got["predicted-"+name])
+		wantPCRs(t, name+", enter-initrd", reportOf(t, got, "initrd-"+name), predicted.at(t, "enter-initrd"))
+		ready := reportOf(t, got, "ready-"+name)
+		wantPCRs(t, name+", ready", ready, predicted.at(t, "enter-initrd:leave-initrd:sysinit:ready"))
+		if ready.Cmdline != predicted.Cmdline {
+			t.Errorf("%s: command line %q, predicted %q", name, ready.Cmdline, predicted.Cmdline)
+		}
+		if vars := got["efivars-"+name]; strings.Contains(vars, "LoaderEntryOneShot") || !strings.Contains(vars, "StubInfo") {
+			t.Errorf("%s: EFI variables: %s", name, vars)
+		}
+		// From 259 on systemd cannot set up its NvPCRs anew after a kexec.
+		if failed, ok := got["failed-"+name]; !ok || failed != "" && system == m.assets.System257 {
+			t.Errorf("%s: failed units: %s", name, failed)
+		}
+		if replay := got["replay-"+name]; !strings.HasSuffix(replay, "status 0") {
+			t.Errorf("%s: mkexec log: %s", name, replay)
+		}
+		if text := got["pcrlock-"+name]; !strings.HasSuffix(text, "status 0") {
+			t.Errorf("%s: systemd-pcrlock log: %s", name, text)
+		}
+	}
+	wantRecords(t, got["log-third"], len(parsePrediction(t, got["predicted-second"]).Events), len(parsePrediction(t, got["predicted-third"]).Events))
+	if cold := predict(t, m.write(t, "second.efi", m.second)); cold.at(t, "")["sha256"][11] == parsePrediction(t, got["predicted-second"]).at(t, "")["sha256"][11] {
 		t.Error("the prediction is that of a cold boot")
 	}
-	if text, status, _ := strings.Cut(got["load"], "\nmkexec: "); parsePrediction(t, text).Phases[0].PCRs["sha256"][11] != predicted.Phases[0].PCRs["sha256"][11] ||
-		!strings.HasSuffix(status, "status 0") {
+	if text, status, _ := strings.Cut(got["load"], "\nmkexec: "); parsePrediction(t, text).Phases[0].PCRs["sha256"][11] !=
+		parsePrediction(t, got["predicted-second"]).Phases[0].PCRs["sha256"][11] || !strings.HasSuffix(status, "status 0") {
 		t.Errorf("load: %s", got["load"])
 	}
-	if strings.Contains(got["oneshot"], "LoaderEntryOneShot") || !strings.Contains(got["oneshot"], "StubInfo") {
-		t.Errorf("EFI variables: %s", got["oneshot"])
+	if text := got["efibc"]; !strings.HasSuffix(text, "status 0") { // or the check of the EFI variables would be none
+		t.Errorf("efibc: %s", text)
 	}
-	if failed, ok := got["failed"]; failed != "" || !ok {
-		t.Errorf("failed units: %s", failed)
+	if !strings.Contains(got["status"], "holds; after shutdown:final PCR 11 becomes") {
+		t.Errorf("status: %s", got["status"])
 	}
-	t.Log(got["nothing"], got["status"])
+	t.Log(got["replay-third"], got["pcrlock-third"])
+}
+
+// wantRecords checks a log of userspace for the words of each kernel's time, and
+// between them the events of the kexecs.
+func wantRecords(t *testing.T, log string, kexecs ...int) {
+	t.Helper()
+	var got []string
+	boots := map[string]bool{}
+	for line := range strings.Lines(log) {
+		var r struct {
+			PCR         int
+			ContentType string `json:"content_type"`
+			Content     struct{ BootID, String string }
+		}
+		if err := json.Unmarshal([]byte(strings.TrimPrefix(line, "\x1e")), &r); err != nil {
+			t.Fatalf("%v in %q", err, line)
+		}
+		boots[r.Content.BootID] = true
+		switch {
+		case r.ContentType == "mkexec":
+			got = append(got, "mkexec")
+		case r.PCR == 11:
+			got = append(got, r.Content.String)
+		}
+	}
+	boot := []string{"enter-initrd", "leave-initrd", "sysinit", "ready"}
+	want := slices.Clone(boot)
+	for _, n := range kexecs {
+		want = slices.Concat(want, []string{"shutdown", "final"}, slices.Repeat([]string{"mkexec"}, n), boot)
+	}
+	if !slices.Equal(got, want) || len(boots) != len(kexecs)+1 {
+		t.Errorf("the log has %q, %d boots; want %q", got, len(boots), want)
+	}
 }
 
 // TestVMSystemdSecureBoot is the same under Secure Boot, and so with a kernel that

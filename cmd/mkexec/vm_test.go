@@ -78,6 +78,16 @@ func newVMImages(t *testing.T, stub func(*vm.Assets) string) *vmImages {
 	return m
 }
 
+// read returns the contents of a file.
+func (m *vmImages) read(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
 func (m *vmImages) path(name string) string { return filepath.Join(m.dir, name) }
 
 func (m *vmImages) write(t *testing.T, name string, data []byte) string {
@@ -127,14 +137,15 @@ func parsePrediction(t *testing.T, text string) predictionOutput {
 	return p
 }
 
-// run runs a VM and returns the sections that the guests printed.
+// run runs a VM and returns the sections that the guests printed, and as the one
+// without a name all that was on the console.
 func (m *vmImages) run(t *testing.T, c vm.Config) map[string]string {
 	t.Helper()
 	r, err := m.assets.Run(context.Background(), c)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, r.Serial)
 	}
-	sections := map[string]string{}
+	sections := map[string]string{"": r.Serial}
 	for _, s := range vm.Sections(r.Serial) {
 		if _, twice := sections[s.Name]; twice {
 			t.Fatalf("section %q twice:\n%s", s.Name, r.Serial)
@@ -151,7 +162,8 @@ func reportOf(t *testing.T, sections map[string]string, name string) *vm.Report 
 	t.Helper()
 	text, ok := sections[name]
 	if !ok {
-		t.Fatalf("the guest printed no section %q, but %v", name, sections)
+		serial := sections[""]
+		t.Fatalf("the guest printed no section %q, but %q; its last words: %s", name, slices.Sorted(maps.Keys(sections)), serial[max(0, len(serial)-4000):])
 	}
 	r, err := vm.ParseReport(text)
 	if err != nil {

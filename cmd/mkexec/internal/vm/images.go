@@ -31,15 +31,9 @@ type ImageConfig struct {
 // /.extra of the initrd. The PCR signature and key in it are only looked at,
 // never used.
 func (a *Assets) Image(c ImageConfig) ([]byte, error) {
-	stub, err := os.ReadFile(c.Stub)
+	stub, linux, err := a.stubAndLinux(c.Stub, c.Linux)
 	if err != nil {
 		return nil, err
-	}
-	linux := c.Linux
-	if linux == nil {
-		if linux, err = os.ReadFile(a.Kernel); err != nil {
-			return nil, err
-		}
 	}
 	files := map[string]File{"init": Init(c.Script)}
 	for name, f := range c.Files {
@@ -69,4 +63,12 @@ func (a *Assets) Image(c ImageConfig) ([]byte, error) {
 		ukitest.Section{Name: ".profile", Data: []byte("ID=debug\nTITLE=Debug\n")},
 		ukitest.Section{Name: ".cmdline", Data: []byte(c.Cmdline + " debug=1")},
 	)...)
+}
+
+// stubAndLinux returns the two that make a file a UKI. The kernel is Assets.Kernel if it is nil.
+func (a *Assets) stubAndLinux(path string, kernel []byte) (stub, linux []byte, err error) {
+	if stub, err = os.ReadFile(path); err == nil && kernel == nil {
+		kernel, err = os.ReadFile(a.Kernel)
+	}
+	return stub, kernel, err
 }

@@ -52,15 +52,9 @@ type SystemdConfig struct {
 
 // SystemdImage builds the UKI.
 func (a *Assets) SystemdImage(c SystemdConfig) ([]byte, error) {
-	stub, err := os.ReadFile(c.Stub)
+	stub, linux, err := a.stubAndLinux(c.Stub, c.Linux)
 	if err != nil {
 		return nil, err
-	}
-	linux := c.Linux
-	if linux == nil {
-		if linux, err = os.ReadFile(a.Kernel); err != nil {
-			return nil, err
-		}
 	}
 	initrd, err := SystemdInitrd(c)
 	if err != nil {
@@ -195,6 +189,7 @@ disk() {
 }
 
 leave() {
+	dmesg -n 4 # for what is said at the end of the shutdown
 	"$@" && exec sleep 600
 }
 
