@@ -17,10 +17,10 @@ func newDiff(sys *system, out *bytes.Buffer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "diff [flags] A B | IMAGE --profile=A --profile=B | IMAGE --stub=A --stub=B",
 		Short: "Say why two images end in different PCRs",
-		Long: "Compare two images, event logs of firmware, or predictions (predict --json), whichever the files\n" +
-			"hold: which of PCRs 11, 12 and 13 differ, at which event they part, and what differs there. With\n" +
-			"one image compare two of its profiles, or what two versions of systemd-stub do with it. Exit\n" +
-			"status 0 is the same PCRs, 1 is different ones.",
+		Long: "Compare two images, event logs of firmware or of userspace (the last kexec), or predictions\n" +
+			"(predict --json), whichever the files hold: which of PCRs 11, 12 and 13 differ, at which event they\n" +
+			"part, and what differs there. With one image compare two of its profiles, or what two versions of\n" +
+			"systemd-stub do with it. Exit status 0 is the same PCRs, 1 is different ones.",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 1 || len(args) > 2 {
 				return withHint(fmt.Errorf("want A and B, or one IMAGE, not %d files", len(args)), cmd.CommandPath()+" --help")
@@ -107,6 +107,9 @@ func (d *differ) diff(args []string) (*comparison, error) {
 			sides[i], err = d.imageSide(o.path, i, base)
 		case sidePrediction:
 			sides[i], err = predictionSide(o.path, o.data, base.Banks())
+			err = inFile(o.path, err)
+		case sideKexec:
+			sides[i], err = kexecSide(o.path, o.data, base.Banks())
 			err = inFile(o.path, err)
 		default:
 			sides[i], err = logSide(o.path, o.data, base.Banks(), bothLogs)
@@ -196,6 +199,8 @@ func openAny(path string) (*openedFile, error) {
 	case string(begin) == "MZ":
 		o.kind = sideImage
 		return o, nil
+	case n > 0 && begin[0] == recordSeparator:
+		o.kind, limit = sideKexec, eventlog.MaxUserspace
 	case n > 0 && strings.Contains("{ \t\r\n", string(begin[:1])):
 		o.kind, limit = sidePrediction, maxPredictionJSON
 	}

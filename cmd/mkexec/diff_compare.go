@@ -33,7 +33,7 @@ type comparison struct {
 }
 
 type sideJSON struct {
-	Kind    string   `json:"kind"` // image, log, prediction
+	Kind    string   `json:"kind"` // image, log, kexec, prediction
 	Path    string   `json:"path"`
 	Stub    string   `json:"stub,omitempty"`
 	Profile string   `json:"profile,omitempty"`

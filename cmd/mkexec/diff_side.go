@@ -17,7 +17,8 @@ import (
 // What diff can compare.
 const (
 	sideImage      = "image"
-	sideLog        = "log" // of the firmware
+	sideLog        = "log"   // of the firmware
+	sideKexec      = "kexec" // the last one in the log of userspace
 	sidePrediction = "prediction"
 )
 
