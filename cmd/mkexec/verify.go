@@ -65,9 +65,9 @@ func (v *verifier) needsSBAT() bool {
 	return v.rules.SBAT == policy.TrustRequired || v.rules.SBAT == policy.TrustAuto && v.store.Enforced()
 }
 
-// demands tells whether there is anything that an image may be refused for.
+// demands tells whether anything is asked of images, be it waived by --no-verify.
 func (v *verifier) demands() bool {
-	return !v.insist && (v.required || v.needsSBAT()) || v.rules.EmbeddedCmdline || v.rules.Cmdlines != nil || v.rules.Allow != nil
+	return v.required || v.needsSBAT() || v.rules.EmbeddedCmdline || v.rules.Cmdlines != nil || v.rules.Allow != nil
 }
 
 // acceptAddons answers for the firmware of this machine which addons it loads.

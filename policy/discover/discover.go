@@ -30,7 +30,7 @@ type Found struct {
 	// Signature and PCRLock are the files with signed PCR policies and with the
 	// policy of systemd-pcrlock that /etc/crypttab names for this device. systemd
 	// tries the token with the files that it finds itself first, see
-	// SignatureFiles, and then with these. "" if none is named.
+	// SignatureFile, and then with these. "" if none is named.
 	Signature, PCRLock string
 	// At is the phase at which the secret is wanted, and OrAt are others at which
 	// it may be wanted instead: only in all of them it is certain to open.
@@ -82,7 +82,7 @@ func Find(root fs.FS) ([]Found, error) {
 	for _, s := range join(volumes, entries, roots, usr) {
 		found = append(found, s.found(root))
 	}
-	if path := first(root, pcrlockDirs, "pcrlock.json"); path != "" {
+	if path := PCRLockFile(root); path != "" {
 		found = append(found, Found{
 			Name: path, Source: policy.Source{Kind: policy.SourcePCRLock, Path: path}, At: inInitrd, Optional: true,
 			Note: "what tokens that refer to it depend on",

@@ -360,6 +360,7 @@ func TestSources(t *testing.T) {
 	all := sources(t, "live", "signature.json")
 	other := sources(t, "golden", "sign-append-policyref.json") // of another machine
 	a, e, d := r.States["A"], r.States["E"], r.States["D"]
+	unread := luks2.Sources{PCRLock: &luks2.PCRLock{Policy: unreadable{}}}
 	pcrlock255 := edit(t, "pcrlock", map[string]any{"tpm2_pcrlock_nv": nil})
 	for _, test := range []struct {
 		name  string
@@ -381,6 +382,9 @@ func TestSources(t *testing.T) {
 		{"sharded, no signatures", r.Tokens["sharded"].Token, luks2.Sources{PCRLock: all.PCRLock}, a, "cannot tell"},
 		{"sharded, no pcrlock", r.Tokens["sharded"].Token, luks2.Sources{Signatures: all.Signatures}, a, "cannot tell"},
 		{"sharded, not signed, no pcrlock", r.Tokens["sharded"].Token, luks2.Sources{Signatures: all.Signatures}, d, "no: no-matching-signature"},
+		{"pcrlock, not read", r.Tokens["pcrlock"].Token, unread, a, "cannot tell"},
+		{"pcrlock, not read, the rest is a no", r.Tokens["pcrlock7"].Token, unread, e, "no: pcr-mismatch"},
+		{"pcrlock of systemd 255, not read", pcrlock255, unread, a, "cannot tell"},
 		{"sharded", r.Tokens["sharded"].Token, all, a, "yes"},
 		{"sharded, the second sealed to another", []byte(swap(t, "sharded")), all, a, "no: other-policy"},
 	} {
@@ -390,6 +394,11 @@ func TestSources(t *testing.T) {
 		}
 	}
 }
+
+// unreadable is a policy that cannot be read.
+type unreadable struct{}
+
+func (unreadable) Check(measure.PCRs) error { return fmt.Errorf("not read: %w", policy.ErrCannotTell) }
 
 // swap returns a sharded token with its shards in the wrong order.
 func swap(t testing.TB, name string) []byte {
