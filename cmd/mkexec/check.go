@@ -142,7 +142,9 @@ func (c *checker) check(args []string) error {
 	if len(secrets) == 0 && !v.demands() {
 		return withHint(errors.New("nothing to check: no policy, and no secret on this machine that depends on PCRs"), "mkexec policy init IMAGE")
 	}
-	cannotTell := c.judge(result, secrets, p, sync.OnceValue(func() *start { return c.coldStart(m, p, j) }))
+	by := &background{compared: c.reference != "", cold: sync.OnceValue(func() *start { return c.coldStart(m, p, j) })}
+	by.known = sync.OnceValue(func() policy.Accept { return c.knownValues(p, by.cold()) })
+	cannotTell := c.judge(result, secrets, p, by)
 	if !required && !v.demands() {
 		cannotTell = withHint(fmt.Errorf("nothing that was found is required, so that it would be yes to anything: %w", policy.ErrCannotTell),
 			"to say what is: mkexec policy init IMAGE")
@@ -298,17 +300,17 @@ func (c *checker) checkImage(result *checkJSON, v *verifier, m *image, p *predic
 
 // judge asks every source about every start, and returns why something that is
 // required cannot be told, nil if everything can.
-func (c *checker) judge(result *checkJSON, secrets []*secret, p *prediction, cold func() *start) (cannotTell error) {
+func (c *checker) judge(result *checkJSON, secrets []*secret, p *prediction, by *background) (cannotTell error) {
 	var starts []*start
 	if c.start != startCold {
 		starts = append(starts, &start{name: startKexec, Prediction: p.Prediction, userspace: p.userspace})
 	}
 	if c.start != startKexec {
-		starts = append(starts, cold())
+		starts = append(starts, by.cold())
 	}
 	for _, s := range secrets {
 		for _, start := range starts {
-			verdict := s.judge(start, cold)
+			verdict := s.judge(start, by)
 			result.Sources = append(result.Sources, verdict.json())
 			switch {
 			case verdict.optional:

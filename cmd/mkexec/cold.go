@@ -64,17 +64,8 @@ func (c *checker) coldStart(m *image, p *prediction, j *judgement) *start {
 // not known.
 func (c *checker) coldBase(banks []measure.Bank, m *image, boot *stub.Boot, j *judgement) measure.PCRs {
 	base := measure.Zero(banks, measure.StubPCRs()...)
-	f, err := c.sys.root.Open("sys/kernel/security/tpm0/binary_bios_measurements")
-	if err != nil {
-		return base
-	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, eventlog.MaxFirmware+1))
-	if err != nil {
-		return base
-	}
-	log, err := eventlog.ParseFirmware(raw)
-	if err != nil {
+	log := c.firmwareLog()
+	if log == nil {
 		return base
 	}
 	known := coldPCRs(log, m.uki != nil && boot.Stub.Major >= smbiosSince, j)
@@ -90,6 +81,25 @@ func (c *checker) coldBase(banks []measure.Bank, m *image, boot *stub.Boot, j *j
 		}
 	}
 	return base
+}
+
+// firmwareLog returns the firmware's log of this boot, nil if there is none that
+// can be read.
+func (c *checker) firmwareLog() *eventlog.Firmware {
+	f, err := c.sys.root.Open("sys/kernel/security/tpm0/binary_bios_measurements")
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, eventlog.MaxFirmware+1))
+	if err != nil {
+		return nil
+	}
+	log, err := eventlog.ParseFirmware(raw)
+	if err != nil {
+		return nil
+	}
+	return log
 }
 
 // Of the firmware's log (TCG PC Client Platform Firmware Profile, 10.4.1 "Event

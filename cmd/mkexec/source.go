@@ -75,7 +75,7 @@ type secret struct {
 type way struct {
 	name   string
 	policy policy.Policy
-	pin    bool // it takes a PIN as well
+	token  *luks2.Token // nil if it is none
 }
 
 // anyOf is met if one of the policies is: a volume opens by any of its tokens.
@@ -233,7 +233,7 @@ func (o *opener) openLUKS(s *secret) error {
 		if t.Type != luks2.TokenType { // a FIDO2 key, or so
 			continue
 		}
-		s.parts = append(s.parts, way{name: fmt.Sprintf("token %d", t.Number), policy: t.Policy(sources), pin: t.PIN})
+		s.parts = append(s.parts, way{name: fmt.Sprintf("token %d", t.Number), policy: t.Policy(sources), token: t})
 	}
 	if len(s.parts) == 0 {
 		return errNoToken

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/mkexec/mkexec/measure"
@@ -23,9 +24,16 @@ type verdict struct {
 	hint     string
 }
 
-// judge tells whether a secret is within reach after a start. cold is that of the
-// same image by firmware, to tell what is inherent to a kexec.
-func (s *secret) judge(start *start, cold func() *start) *verdict {
+// A background is what helps to explain a no, where there is one.
+type background struct {
+	cold  func() *start        // the same image started by firmware
+	known func() policy.Accept // the values that secrets may be sealed to
+	// compared: the events are going to be compared with those of another image.
+	compared bool
+}
+
+// judge tells whether a secret is within reach after a start.
+func (s *secret) judge(start *start, by *background) *verdict {
 	v := &verdict{secret: s, start: start.name, at: s.At, optional: s.Optional}
 	if s.note != "" {
 		v.notes = append(v.notes, s.note)
@@ -50,7 +58,7 @@ func (s *secret) judge(start *start, cold func() *start) *verdict {
 	var silent *silentError
 	switch {
 	case v.no != nil:
-		v.explain(start, cold)
+		v.explain(start, by)
 	case errors.As(v.err, &silent):
 		v.hint = silentHint
 	case v.err == nil:
@@ -98,7 +106,7 @@ func (s *secret) needsPIN(phase measure.Phase, start *start) bool {
 	pin := false
 	for _, w := range s.parts {
 		if w.policy.Check(pcrs) == nil {
-			if !w.pin {
+			if w.token == nil || !w.token.PIN {
 				return false
 			}
 			pin = true
@@ -107,16 +115,21 @@ func (s *secret) needsPIN(phase measure.Phase, start *start) bool {
 	return pin
 }
 
-// explain adds why a no is inherent to the way of starting, and the way out.
-func (v *verdict) explain(start *start, cold func() *start) {
+// explain adds which PCRs are others, why a no is inherent to the way of
+// starting, and the way out.
+func (v *verdict) explain(start *start, by *background) {
+	pcrs, err := start.At(v.at)
+	if err != nil {
+		return
+	}
+	v.addValues(pcrs, by)
 	for _, w := range v.secret.parts {
-		pcrs, err := start.At(v.at)
-		if err == nil {
-			err = w.policy.Check(pcrs)
-		}
-		if err != nil && len(v.secret.parts) > 1 {
+		if err := w.policy.Check(pcrs); err != nil && len(v.secret.parts) > 1 {
 			v.notes = append(v.notes, fmt.Sprintf("%s: %v", w.name, err))
 		}
+	}
+	if !by.compared {
+		v.hint = "to see which event differs from those of an image that did: --reference=IMAGE"
 	}
 	if v.start != startKexec {
 		return
@@ -132,10 +145,40 @@ func (v *verdict) explain(start *start, cold func() *start) {
 			return
 		}
 	}
-	if v.secret.checkAt(v.at, cold()) == nil {
+	if v.secret.checkAt(v.at, by.cold()) == nil {
 		v.notes = append(v.notes, "after a cold boot it would: a kexec extends PCRs that hold what was measured before")
 		v.hint = "to start it by firmware: systemctl reboot --boot-loader-entry=ID"
 	}
+}
+
+// addValues names the PCRs that a token is sealed to other values of, which it
+// does not say itself, where one of the known values is it.
+func (v *verdict) addValues(pcrs measure.PCRs, by *background) {
+	no := *v.no
+	no.Mismatches = slices.Clone(no.Mismatches)
+	for _, w := range v.secret.parts {
+		if w.token == nil || len(w.token.PCRs) == 0 {
+			continue
+		}
+		sealed, ok := w.token.SealedValues(by.known())
+		if !ok {
+			continue
+		}
+		name := v.secret.Name
+		if len(v.secret.parts) > 1 {
+			name += ", " + w.name + ","
+		}
+		for b := range sealed {
+			for _, n := range w.token.PCRs {
+				if got := pcrs[b][n]; got != nil && got.String() != sealed[b][n].String() {
+					no.Mismatches = append(no.Mismatches, policy.Mismatch{
+						Requirement: name, Phase: v.at, Bank: b, PCR: n, Want: []measure.Digest{sealed[b][n]}, Got: got,
+					})
+				}
+			}
+		}
+	}
+	v.no = &no
 }
 
 // answer is yes, no or unknown.
@@ -178,7 +221,8 @@ func (v *verdict) json() sourceJSON {
 	switch {
 	case v.no != nil:
 		j.Reason = v.no.Reason
-		j.Detail, j.mismatches = v.no.Detail, v.no.Mismatches
+		j.Detail = strings.TrimPrefix(v.no.Detail, fmt.Sprintf("%s %s: ", j.Name, at(j.At)))
+		j.mismatches = v.no.Mismatches
 	case v.err != nil:
 		j.Detail = v.err.Error()
 	}

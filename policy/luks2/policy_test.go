@@ -448,3 +448,54 @@ func TestNotOurs(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSealedValues finds the values that tokens were enrolled with, in state A,
+// among those of all states.
+func TestSealedValues(t *testing.T) {
+	t.Parallel()
+	r := recorded(t)
+	candidates := policy.Accept{}
+	for _, state := range "GBCDEFA" { // the right ones last
+		for b, values := range r.States[string(state)] {
+			if candidates[b] == nil {
+				candidates[b] = map[measure.PCR][]measure.Digest{}
+			}
+			for n, d := range values {
+				candidates[b][n] = append(candidates[b][n], d)
+			}
+		}
+	}
+	for name, pcrs := range map[string][]measure.PCR{
+		"literal": {7, 11}, "literal7": {7}, "sha1": {7, 11}, "sha384": {11}, "pin7": {7}, "signed7pin": {7}, "exp0": nil, "none": nil,
+		"pcrlock7": {7}, "pcrlock7pin": {7}, "sharded7pin": {7}, "old-7": {7}, "old-nobank7": {7}, "offline7": {7}, "otherhash": nil, "signed": nil,
+	} {
+		tok := token(t, r.Tokens[name].Token)
+		values, ok := tok.SealedValues(candidates)
+		if ok != (pcrs != nil) {
+			t.Errorf("%s: %v", name, ok)
+			continue
+		}
+		for b := range values {
+			for _, n := range pcrs {
+				if want := r.States["A"][b][n]; values[b][n].String() != want.String() || len(values[b]) != len(pcrs) {
+					t.Errorf("%s: PCR %d (%s) is %s, want %s", name, n, b, values[b][n], want)
+				}
+			}
+		}
+		for b := range candidates { // none of these is it
+			values, ok = tok.SealedValues(policy.Accept{b: {7: {make(measure.Digest, b.Size())}, 11: {make(measure.Digest, b.Size())}}})
+			if ok {
+				t.Errorf("%s: sealed to %v", name, values)
+			}
+		}
+	}
+	many := policy.Accept{measure.SHA256: {}}
+	for _, n := range []measure.PCR{7, 11} {
+		for i := range 257 {
+			many[measure.SHA256][n] = append(many[measure.SHA256][n], measure.SHA256.Sum([]byte{byte(i), byte(i >> 8)}))
+		}
+	}
+	if _, ok := token(t, r.Tokens["literal"].Token).SealedValues(many); ok {
+		t.Error("found")
+	}
+}
