@@ -13,8 +13,9 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.6.1
 NFPM    = github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.48.0
 ASSETS  = .cache/vm
 # The packages that need no Linux, TPM or root.
-PURE    = ./measure ./measure/bls ./measure/compress ./measure/esp ./measure/eventlog ./measure/hwid ./measure/initrd ./measure/stub ./measure/uki \
-	./policy ./policy/creds ./policy/discover ./policy/luks2 ./policy/pcrlock ./policy/pcrsig ./policy/tpm2 ./policy/trust/... ./policy/tss2
+PURE    = ./measure ./measure/bls ./measure/compress ./measure/esp ./measure/eventlog ./measure/hwid ./measure/initrd ./measure/mountinfo \
+	./measure/strictyaml ./measure/stub ./measure/uki \
+	./policy ./policy/creds ./policy/discover ./policy/luks2 ./policy/pcrlock ./policy/pcrsig ./policy/strictjson ./policy/tpm2 ./policy/trust/... ./policy/tss2
 
 export CGO_ENABLED = 0
 

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 
 	"github.com/mkexec/mkexec/measure"
+	"github.com/mkexec/mkexec/measure/mountinfo"
 	"github.com/mkexec/mkexec/policy"
 )
 
@@ -72,7 +73,7 @@ func Find(root fs.FS) ([]Found, error) {
 	var errs []error
 	volumes, err := activeVolumes(root)
 	errs = append(errs, err)
-	mounts, err := readMounts(root)
+	mounts, err := mountinfo.Read(root)
 	errs = append(errs, err)
 	roots, usr := carriersOf(root, mounts, "/"), carriersOf(root, mounts, "/usr")
 	entries, err := readCrypttab(root)
