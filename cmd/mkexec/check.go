@@ -176,6 +176,14 @@ func (c *checker) named() (*policy.File, policy.Requirements, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	for name, paths := range map[string][]string{"luks": c.luks, "pcrsig": c.pcrsigs, "key": c.keys} {
+		if slices.Contains(paths, "") {
+			return nil, nil, fmt.Errorf("--%s=: no file", name)
+		}
+	}
+	if c.publicKey != "" && len(c.pcrsigs) == 0 {
+		return nil, nil, withHint(errors.New("--public-key goes with --pcrsig"), c.usage())
+	}
 	var rs policy.Requirements
 	add := func(kind policy.SourceKind, path string) {
 		rs = append(rs, policy.Requirement{Name: path, At: at, Source: &policy.Source{Kind: kind, Path: path, PublicKey: c.publicKey}})
@@ -347,7 +355,9 @@ func (c *checker) finish(result *checkJSON, p *prediction, cannotTell error) err
 	}
 	if result.OK && cannotTell != nil {
 		for _, s := range result.Sources { // the rest is known, and worth telling
-			fmt.Fprintf(c.sys.stderr, "mkexec: note: %s\n", clean(s.String()))
+			for _, line := range append([]string{s.String()}, s.Notes...) {
+				fmt.Fprintf(c.sys.stderr, "mkexec: note: %s\n", clean(line))
+			}
 		}
 		return cannotTell
 	}
@@ -418,11 +428,16 @@ func (f *imageFlags) compare(sys *system, p *prediction, reference string) (*fir
 
 // cannotTellHint is for a policy that names what was not predicted.
 func cannotTellHint(err error, p *prediction) error {
+	var unknown *policy.NotPredictedError
 	switch {
-	case hintFor(err) != "":
+	case hintFor(err) != "" || !errors.As(err, &unknown):
 		return err
-	case p.OSSeparator == measure.SeparatorUnknown && p.userspace.version == "":
-		return withHint(err, "to say which systemd is in the initrd, and which banks the policy names: --systemd=VERSION --bank=BANK")
+	case p.Base[unknown.Bank] == nil && p.base == "zero":
+		return withHint(err, fmt.Sprintf("to predict that bank: --bank=%s", unknown.Bank))
+	case p.Base[unknown.Bank][unknown.PCR] == nil && p.base == "zero":
+		return withHint(err, "to begin with what the TPM of this machine holds: --from=tpm")
+	case p.OSSeparator == measure.SeparatorUnknown && unknown.PCR != measure.PCRKernelImage:
+		return withHint(err, "to say which systemd is in the initrd: --systemd=VERSION")
 	}
-	return withHint(err, "to predict the banks and the PCRs that the policy names: --bank=BANK --from=tpm")
+	return err
 }

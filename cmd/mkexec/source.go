@@ -154,13 +154,19 @@ func (o *opener) resolve(r policy.Requirement) *secret {
 		err = fmt.Errorf("%s: unknown", r.Source.Kind)
 	}
 	if err != nil {
-		s.Policy = unreadable{inFile(r.Source.Path, err)}
+		if p, ok := err.(*fs.PathError); ok && strings.Trim(p.Path, "/") == strings.Trim(r.Source.Path, "/") {
+			err = p.Err
+		}
+		if !strings.Contains(r.Name, r.Source.Path) {
+			err = inFile(r.Source.Path, err)
+		}
+		s.Policy = unreadable{err}
 	}
 	return s
 }
 
 // errNoToken is the error for a volume that does not depend on PCRs.
-var errNoToken = errors.New("no token for a TPM: it does not depend on PCRs")
+var errNoToken = errors.New("no token of type " + luks2.TokenType)
 
 // found makes a secret of what was found on the machine; nil if it turns out to
 // be none that depends on PCRs.
@@ -229,11 +235,16 @@ func (o *opener) openLUKS(s *secret) error {
 		s.note = damage
 	}
 	sources := o.luksSources(s.At)
+	var others []string
 	for _, t := range tokens {
 		if t.Type != luks2.TokenType { // a FIDO2 key, or so
+			others = append(others, fmt.Sprintf("%.40q", t.Type))
 			continue
 		}
 		s.parts = append(s.parts, way{name: fmt.Sprintf("token %d", t.Number), policy: t.Policy(sources), token: t})
+	}
+	if len(s.parts) == 0 && others != nil {
+		return fmt.Errorf("%w: it has tokens of other types: %s", errNoToken, strings.Join(others, " "))
 	}
 	if len(s.parts) == 0 {
 		return errNoToken

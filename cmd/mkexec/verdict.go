@@ -55,6 +55,9 @@ func (s *secret) judge(start *start, by *background) *verdict {
 		v.err = fmt.Errorf("when it is wanted is not known, and %s it will not unlock: %w", at(v.at), policy.ErrCannotTell)
 		v.no = nil
 	}
+	if v.no != nil || v.err != nil {
+		v.addParts(start)
+	}
 	var silent *silentError
 	switch {
 	case v.no != nil:
@@ -115,6 +118,22 @@ func (s *secret) needsPIN(phase measure.Phase, start *start) bool {
 	return pin
 }
 
+// addParts says what is with each of several tokens.
+func (v *verdict) addParts(start *start) {
+	if start.err != nil || len(v.secret.parts) < 2 {
+		return
+	}
+	pcrs, err := start.At(v.at)
+	if err != nil {
+		return
+	}
+	for _, w := range v.secret.parts {
+		if err := w.policy.Check(pcrs); err != nil {
+			v.notes = append(v.notes, fmt.Sprintf("%s: %v", w.name, err))
+		}
+	}
+}
+
 // explain adds which PCRs are others, why a no is inherent to the way of
 // starting, and the way out.
 func (v *verdict) explain(start *start, by *background) {
@@ -123,11 +142,6 @@ func (v *verdict) explain(start *start, by *background) {
 		return
 	}
 	v.addValues(pcrs, by)
-	for _, w := range v.secret.parts {
-		if err := w.policy.Check(pcrs); err != nil && len(v.secret.parts) > 1 {
-			v.notes = append(v.notes, fmt.Sprintf("%s: %v", w.name, err))
-		}
-	}
 	if !by.compared {
 		v.hint = "to see which event differs from those of an image that did: --reference=IMAGE"
 	}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/mkexec/mkexec/measure"
 	"github.com/mkexec/mkexec/measure/stub"
@@ -204,7 +205,11 @@ func readCertificates(name string) ([]*x509.Certificate, error) {
 	}
 	certs, err := trust.ReadCertificates(os.DirFS(dir), base)
 	var missing *fs.PathError
-	if err != nil && !errors.As(err, &missing) {
+	switch {
+	case err == nil || errors.As(err, &missing):
+	case base == ".":
+		err = fmt.Errorf("%s: %s", name, strings.TrimPrefix(err.Error(), ".: "))
+	default:
 		err = inFile(dir, err)
 	}
 	return certs, err
