@@ -86,7 +86,7 @@ func (c *checker) coldBase(banks []measure.Bank, m *image, boot *stub.Boot, j *j
 // firmwareLog returns the firmware's log of this boot, nil if there is none that
 // can be read.
 func (c *checker) firmwareLog() *eventlog.Firmware {
-	f, err := c.sys.root.Open("sys/kernel/security/tpm0/binary_bios_measurements")
+	f, err := c.sys.root.Open(firmwareLogPath)
 	if err != nil {
 		return nil
 	}

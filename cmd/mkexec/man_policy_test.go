@@ -239,3 +239,32 @@ func TestPolicyInitExamples(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestReasonsAreDescribed: every reason code is in the manual page, and no other.
+func TestReasonsAreDescribed(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("mkexec.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	section := manSection(t, strings.ReplaceAll(string(page), `\-`, "-"), "REASONS")
+	var described []string
+	for _, m := range regexp.MustCompile(`(?m)^\.BR? (.*)$`).FindAllStringSubmatch(section, -1) {
+		described = append(described, strings.Fields(strings.ReplaceAll(m[1], `", "`, ""))...)
+	}
+	var known []string
+	for _, file := range []string{"../../policy/policy.go", "../../policy/image.go", "../../policy/trust/trust.go"} {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`Reason[A-Za-z]+ +Reason += "([a-z-]+)"`).FindAllStringSubmatch(string(source), -1) {
+			known = append(known, m[1])
+		}
+	}
+	slices.Sort(described)
+	slices.Sort(known)
+	if len(known) < 15 || !slices.Equal(described, known) {
+		t.Errorf("described %q, known %q", described, known)
+	}
+}
