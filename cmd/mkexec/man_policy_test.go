@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/mkexec/mkexec/measure"
 	"github.com/mkexec/mkexec/measure/stub"
@@ -210,7 +211,7 @@ func TestPolicyInitExamples(t *testing.T) {
 	var out bytes.Buffer
 	hostile := &image{path: "a\n#b\x1b\u2028\u0085.efi"}
 	pred := &prediction{Prediction: p, boot: &stub.Boot{Image: measure.Image{Cmdline: "x\ny: z\r\"'\u202e"}}, image: hostile, userspace: &userspace{}, base: "tpm"}
-	if err := pred.printPolicy(&out); err != nil {
+	if err := pred.printPolicy(&out, &system{root: fstest.MapFS{}}); err != nil {
 		t.Fatal(err)
 	}
 	f, err := policy.Parse(out.Bytes())
@@ -235,7 +236,7 @@ func TestPolicyInitExamples(t *testing.T) {
 	// what is not known is not written
 	p.OSSeparator = measure.SeparatorUnknown
 	pred.userspace.why = "no idea"
-	if err := pred.printPolicy(new(bytes.Buffer)); fmt.Sprint(err) != "PCR 12 (sha1) at enter-initrd: cannot tell: no idea" {
+	if err := pred.printPolicy(new(bytes.Buffer), &system{root: fstest.MapFS{}}); fmt.Sprint(err) != "PCR 12 (sha1) at enter-initrd: cannot tell: no idea" {
 		t.Error(err)
 	}
 }
