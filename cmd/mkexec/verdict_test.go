@@ -114,3 +114,61 @@ func TestVerdictNamesThePCR(t *testing.T) {
 		}
 	}
 }
+
+// TestVerdictSeparator: a literal PCR 7 that systemd extends a second time.
+func TestVerdictSeparator(t *testing.T) {
+	t.Parallel()
+	states, tokens := recordedStates(t)
+	s := &secret{
+		Requirement: policy.Requirement{Name: "disk", At: "enter-initrd", Source: &policy.Source{Kind: policy.SourceLUKS, Path: "/dev/x"}},
+		parts:       []way{{name: "token 0", policy: tokens["literal7"].Policy(luks2.Sources{}), token: tokens["literal7"]}},
+	}
+	s.Policy = anyOf(s.parts)
+	by := &background{cold: func() *start { return startIn(t, states["A"]) }, known: func() policy.Accept { return nil }}
+	for separator, want := range map[measure.Separator]string{measure.SeparatorNo: "yes", measure.SeparatorYes: "no", measure.SeparatorUnknown: "unknown"} {
+		start := startIn(t, states["A"])
+		start.OSSeparator = separator
+		v := s.judge(start, by)
+		notes, hint := strings.Join(v.notes, " "), v.hint
+		if v.answer() != want {
+			t.Errorf("separator %d: %s, want %s", separator, v.answer(), want)
+		}
+		if want == "no" && (notes != "systemd extends os-separator into its PCRs a second time after a kexec" ||
+			hint != "to have the next system measure nothing: --append=systemd.tpm2_measured_os=no") {
+			t.Errorf("%s; %s", notes, hint)
+		}
+	}
+	// and a no for another reason is not blamed on it; a cold boot would not do either
+	by.cold = func() *start { return startIn(t, states["E"]) }
+	start := startIn(t, states["E"])
+	start.OSSeparator = measure.SeparatorYes
+	if v := s.judge(start, by); v.answer() != "no" || len(v.notes) != 0 || v.hint != "to see which event differs from those of an image that did: --reference=IMAGE" {
+		t.Errorf("%s %q %s", v.answer(), v.notes, v.hint)
+	}
+	// when it is wanted is not known, and it opens at one of the phases only
+	s.orAt = []measure.Phase{""}
+	start = startIn(t, states["A"])
+	start.OSSeparator = measure.SeparatorYes
+	if v := s.judge(start, by); v.answer() != "unknown" || !strings.Contains(v.err.Error(), "when it is wanted is not known, and at enter-initrd it will not unlock") {
+		t.Errorf("%s %v", v.answer(), v.err)
+	}
+}
+
+// TestForgetful: a PCR that another secret's volume key is measured into is not known.
+func TestForgetful(t *testing.T) {
+	t.Parallel()
+	states, tokens := recordedStates(t)
+	literal := tokens["literal"].Policy(luks2.Sources{})
+	for _, test := range []struct {
+		pcrs []measure.PCR
+		want string
+	}{{nil, "yes"}, {[]measure.PCR{15}, "yes"}, {[]measure.PCR{11}, "unknown"}, {[]measure.PCR{15, 7}, "unknown"}} {
+		a := states["A"]
+		if got := answerOf(forgetful{literal, test.pcrs}.Check(a)); got != test.want {
+			t.Errorf("%v: %s, want %s", test.pcrs, got, test.want)
+		}
+		if len(a[measure.SHA256]) < 2 {
+			t.Fatal("the values were changed")
+		}
+	}
+}
