@@ -2,11 +2,9 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -21,17 +19,7 @@ import (
 // machines do, or anything about TPM chips. Only root can chroot.
 func TestReferenceUnlocks(t *testing.T) {
 	t.Parallel()
-	root := cmp.Or(os.Getenv("SYSTEMD_ROOT"), "/var/tmp/ref/sidroot")
-	_, err := os.Stat(filepath.Join(root, "usr/lib/systemd/systemd-pcrlock"))
-	if err == nil && os.Getuid() != 0 {
-		err = os.ErrPermission
-	}
-	switch {
-	case err != nil && slices.Contains(strings.Split(os.Getenv("MKEXEC_REQUIRE"), ","), "systemd-262"):
-		t.Fatal(err)
-	case err != nil:
-		t.Skip(err)
-	}
+	root := tpmtest.Systemd262(t)
 	for _, program := range []string{"cryptsetup", "swtpm", "tpm2_pcrextend", "jq", "objcopy"} {
 		tpmtest.Require(t, program)
 	}

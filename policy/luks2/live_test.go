@@ -10,12 +10,10 @@ package luks2_test
 // by hand.
 
 import (
-	"cmp"
 	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -227,17 +225,7 @@ func TestLive(t *testing.T) {
 // SYSTEMD_ROOT, and predicts what it does. Only root can chroot.
 func TestReference(t *testing.T) {
 	t.Parallel()
-	root := cmp.Or(os.Getenv("SYSTEMD_ROOT"), "/var/tmp/ref/sidroot")
-	_, err := os.Stat(filepath.Join(root, "usr/lib/systemd/systemd-pcrlock"))
-	if err == nil && os.Getuid() != 0 {
-		err = os.ErrPermission
-	}
-	switch {
-	case err != nil && slices.Contains(strings.Split(os.Getenv("MKEXEC_REQUIRE"), ","), "systemd-262"):
-		t.Fatal(err)
-	case err != nil:
-		t.Skip(err)
-	}
+	root := tpmtest.Systemd262(t)
 	for _, program := range []string{"cryptsetup", "systemd-cryptenroll", "swtpm", "tpm2_pcrread", "jq", "xxd"} {
 		tpmtest.Require(t, program)
 	}
