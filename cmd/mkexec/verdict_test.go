@@ -172,3 +172,25 @@ func TestForgetful(t *testing.T) {
 		}
 	}
 }
+
+// TestVerdictNvPCRs: PCR 9 is not known where systemd 259 may be in the initrd.
+func TestVerdictNvPCRs(t *testing.T) {
+	t.Parallel()
+	states, _ := recordedStates(t)
+	a := states["A"].Clone()
+	zero := make(measure.Digest, 32)
+	a.Set(measure.SHA256, 9, zero)
+	s := &secret{Requirement: policy.Requirement{Name: "x", Policy: policy.Accept{measure.SHA256: {9: {zero}}}}}
+	by := &background{cold: func() *start { return startIn(t, a) }, known: func() policy.Accept { return nil }}
+	for _, test := range []struct{ version, at, want string }{
+		{"258.1", "enter-initrd", "yes"}, {"259~rc1", "enter-initrd", "unknown"}, {"262", "enter-initrd:leave-initrd", "unknown"},
+		{"", "enter-initrd", "unknown"}, {"262", "", "yes"},
+	} {
+		start := startIn(t, a)
+		start.userspace.version = test.version
+		s.At = measure.Phase(test.at)
+		if v := s.judge(start, by); v.answer() != test.want {
+			t.Errorf("%q at %q: %s, want %s", test.version, test.at, v.answer(), test.want)
+		}
+	}
+}
