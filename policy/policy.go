@@ -81,6 +81,8 @@ const (
 	// ReasonPolicy: whatever the PCRs are, the secret was sealed with another
 	// policy than the one that will be tried.
 	ReasonPolicy Reason = "other-policy"
+	// ReasonTPM: the secret was sealed by another TPM, or by this one before it was cleared.
+	ReasonTPM Reason = "other-tpm"
 )
 
 // A MismatchError is a policy's "no".

@@ -108,7 +108,7 @@ func (c *checker) check(args []string) error {
 
 	o := &opener{boot: boot, pcrlock: c.pcrlock}
 	if c.from == "tpm" || !c.anyNamed() {
-		o.readNV, o.machine = c.readNV, c.sys.root
+		o.readNV, o.readName, o.machine = c.readNV, c.readName, c.sys.root
 	}
 	if len(c.pcrsigs) > 0 {
 		o.pcrsig = c.pcrsigs[0]

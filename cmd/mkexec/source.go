@@ -45,6 +45,16 @@ func (f *imageFlags) readNV(index uint32) (public, content []byte, err error) {
 	return readNV(dev, index)
 }
 
+// readName reads the Name of a key in the TPM.
+func (f *imageFlags) readName(handle uint32) ([]byte, error) {
+	dev, err := f.openTPM()
+	if err != nil {
+		return nil, err
+	}
+	defer dev.Close()
+	return dev.ReadName(handle)
+}
+
 // maxPolicySource bounds the small files that policies are read from, in bytes.
 const maxPolicySource = 4 << 20
 
@@ -60,6 +70,8 @@ type opener struct {
 	also    string         // another one that is tried, too
 	pcrlock string         // the policy of systemd-pcrlock; "" for the one that systemd finds
 	readNV  pcrlock.ReadNV // nil without a TPM
+	// readName reads the Name of a key in the TPM; nil without one.
+	readName func(handle uint32) ([]byte, error)
 }
 
 // A secret is what has to stay within reach, or a condition by itself.
@@ -241,7 +253,7 @@ func (o *opener) openLUKS(s *secret) error {
 			others = append(others, fmt.Sprintf("%.40q", t.Type))
 			continue
 		}
-		s.parts = append(s.parts, way{name: fmt.Sprintf("token %d", t.Number), policy: t.Policy(sources), token: t})
+		s.parts = append(s.parts, way{name: fmt.Sprintf("token %d", t.Number), policy: o.inThisTPM(t, t.Policy(sources)), token: t})
 	}
 	if len(s.parts) == 0 && others != nil {
 		return fmt.Errorf("%w: it has tokens of other types: %s", errNoToken, strings.Join(others, " "))
@@ -251,6 +263,43 @@ func (o *opener) openLUKS(s *secret) error {
 	}
 	s.Policy = anyOf(s.parts)
 	return nil
+}
+
+// inThisTPM adds to the policy of a token that it is this TPM that sealed its
+// secret, as far as the token says and there is a TPM to ask.
+func (o *opener) inThisTPM(t *luks2.Token, p policy.Policy) policy.Policy {
+	if o.readName == nil || t.SRKName == nil {
+		return p
+	}
+	name, err := o.readName(t.SRK)
+	switch {
+	case errors.Is(err, tpm.ErrNoTPM):
+		return p
+	case errors.Is(err, fs.ErrNotExist):
+		return opposed{p, fmt.Errorf("the storage root key that it is sealed under, 0x%x, is not in the TPM now: %w", t.SRK, policy.ErrCannotTell)}
+	case err != nil:
+		return opposed{p, fmt.Errorf("storage root key: %w: %w", err, policy.ErrCannotTell)}
+	case !bytes.Equal(name, t.SRKName):
+		return opposed{p, &policy.MismatchError{Reason: policy.ReasonTPM, Detail: fmt.Sprintf(
+			"it is sealed under another storage root key (0x%x) than the TPM has: by another TPM, or before it was cleared", t.SRK)}}
+	}
+	return p
+}
+
+// An opposed policy is met by no PCRs: something else is against it. If that is not
+// certain, PCRs that are against it are a no all the same.
+type opposed struct {
+	policy.Policy
+	err error
+}
+
+// Check implements policy.Policy.
+func (o opposed) Check(pcrs measure.PCRs) error {
+	var no *policy.MismatchError
+	if err := o.Policy.Check(pcrs); errors.As(err, &no) && !errors.As(o.err, &no) {
+		return err
+	}
+	return o.err
 }
 
 // readTokens reads the TPM tokens of a LUKS2 header, or of a file in JSON.

@@ -3,13 +3,18 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
+	"strings"
 	"testing"
 	"testing/fstest"
 
 	"github.com/mkexec/mkexec/measure"
 	"github.com/mkexec/mkexec/measure/stub"
+	"github.com/mkexec/mkexec/measure/tpm"
 	"github.com/mkexec/mkexec/policy"
+	"github.com/mkexec/mkexec/policy/luks2"
 )
 
 // Where signed policies come from, and what they say by themselves: signatures
@@ -176,6 +181,49 @@ func TestSignaturesOfAPhase(t *testing.T) {
 		}
 		if err != nil || got != test.want {
 			t.Errorf("%s: %d entries, want %d (%v)", test.name, got, test.want, err)
+		}
+	}
+}
+
+// TestInThisTPM: a token that another TPM sealed does not unlock, whatever the PCRs are.
+func TestInThisTPM(t *testing.T) {
+	t.Parallel()
+	states, tokens := recordedStates(t)
+	tok, old := tokens["literal7"], tokens["old-7"] // 252 does not say
+	if tok.SRK != 0x81000001 || len(tok.SRKName) != 34 || old.SRKName != nil {
+		t.Fatalf("%x %x %x", tok.SRK, tok.SRKName, old.SRKName)
+	}
+	other := append([]byte(nil), tok.SRKName...)
+	other[33] ^= 1
+	for _, test := range []struct {
+		name  string
+		token *luks2.Token
+		key   []byte
+		err   error
+		state string
+		want  string
+	}{
+		{"the same", tok, tok.SRKName, nil, "A", "yes"},
+		{"the same, other PCRs", tok, tok.SRKName, nil, "E", "no"},
+		{"another", tok, other, nil, "A", "no"},
+		{"none now", tok, nil, fmt.Errorf("object: %w", fs.ErrNotExist), "A", "unknown"},
+		{"none now, other PCRs", tok, nil, fmt.Errorf("object: %w", fs.ErrNotExist), "E", "no"},
+		{"not told", tok, nil, errors.New("busy"), "A", "unknown"},
+		{"no TPM to ask", tok, nil, fmt.Errorf("/dev/tpmrm0: %w", tpm.ErrNoTPM), "A", "yes"},
+		{"a token that does not say", old, other, nil, "A", "yes"},
+	} {
+		o := &opener{readName: func(handle uint32) ([]byte, error) {
+			if handle != 0x81000001 {
+				t.Errorf("handle %x", handle)
+			}
+			return test.key, test.err
+		}}
+		err := o.inThisTPM(test.token, test.token.Policy(luks2.Sources{})).Check(states[test.state])
+		if got := answerOf(err); got != test.want {
+			t.Errorf("%s: %s, want %s (%v)", test.name, got, test.want, err)
+		}
+		if test.name == "another" && (!errors.As(err, new(*policy.MismatchError)) || !strings.Contains(err.Error(), "it is sealed under another storage root key (0x81000001) than the TPM has")) {
+			t.Error(err)
 		}
 	}
 }
