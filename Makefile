@@ -13,8 +13,9 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.6.1
 NFPM    = github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.48.0
 ASSETS  = .cache/vm
 # The packages that need no Linux, TPM or root.
-PURE    = ./measure ./measure/bls ./measure/compress ./measure/esp ./measure/eventlog ./measure/hwid ./measure/initrd ./measure/stub ./measure/uki \
-	./policy ./policy/creds ./policy/discover ./policy/luks2 ./policy/pcrlock ./policy/pcrsig ./policy/tpm2 ./policy/trust/... ./policy/tss2
+PURE    = ./measure ./measure/bls ./measure/compress ./measure/esp ./measure/eventlog ./measure/hwid ./measure/initrd ./measure/mountinfo \
+	./measure/strictyaml ./measure/stub ./measure/uki \
+	./policy ./policy/creds ./policy/discover ./policy/luks2 ./policy/pcrlock ./policy/pcrsig ./policy/strictjson ./policy/tpm2 ./policy/trust/... ./policy/tss2
 
 export CGO_ENABLED = 0
 
@@ -62,16 +63,22 @@ bench: build
 vm-assets:
 	cmd/mkexec/internal/vm/fetch.sh $(ASSETS)
 
-# The race detector wants a C compiler; tpm2-tools, cpio and systemd-tmpfiles are compared with; strace lets system calls fail;
-# packages are looked at by lintian and rpm.
+# The race detector wants a C compiler; tests of kexec run strace, cpio and systemd-tmpfiles; packages are looked at by lintian and
+# rpm; the others make what is tested with, or are compared with.
 tools:
-	@missing=; command -v gcc >/dev/null || missing="gcc libc6-dev"; \
+	@PATH=$$PATH:/usr/sbin:/sbin; missing=; command -v gcc >/dev/null || missing="gcc libc6-dev"; \
 	command -v tpm2_policypcr >/dev/null || missing="$$missing tpm2-tools"; \
 	command -v strace >/dev/null || missing="$$missing strace"; \
 	command -v cpio >/dev/null || missing="$$missing cpio"; \
 	command -v systemd-tmpfiles >/dev/null || missing="$$missing systemd-standalone-tmpfiles"; \
 	command -v lintian >/dev/null || missing="$$missing lintian"; \
 	command -v rpm >/dev/null || missing="$$missing rpm"; \
+	command -v cryptsetup >/dev/null || missing="$$missing cryptsetup-bin"; \
+	command -v osslsigncode >/dev/null || missing="$$missing osslsigncode"; \
+	command -v cert-to-efi-sig-list >/dev/null || missing="$$missing efitools"; \
+	command -v faketime >/dev/null || missing="$$missing faketime"; \
+	command -v jq >/dev/null || missing="$$missing jq"; \
+	command -v xxd >/dev/null || missing="$$missing xxd"; \
 	[ -z "$$missing" ] || { \
 		command -v apt-get >/dev/null || { echo "this is not Debian; install by hand: $$missing" >&2; exit 1; }; \
 		sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \

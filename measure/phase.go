@@ -16,6 +16,12 @@ type Phase string
 // among others (systemd 262, units/systemd-pcrosseparator.service.in).
 const OSSeparator = "os-separator"
 
+// pcrInitrd is extended by systemd 259 and newer in an initrd, with the Names of
+// its NvPCRs and the word nvpcr-separator, about when PCR 11 is with enter-initrd
+// (systemd 262, systemd-tpm2-setup-early.service, systemd-pcrnvdone.service). The
+// Names are those of NV indices that it makes.
+const pcrInitrd PCR = 9
+
 // separatedPCRs are the PCRs that are extended with it (systemd 262, the same unit).
 var separatedPCRs = []PCR{0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14}
 

@@ -35,7 +35,8 @@ type Prediction struct {
 	// OSSeparator tells whether systemd in the initrd extends PCRs 12 and 13,
 	// among others, with the word os-separator about when it extends PCR 11 with
 	// enter-initrd (systemd 261 and newer, systemd-pcrosseparator.service). It is
-	// set by who knows; SeparatorUnknown makes these PCRs unknown from there on.
+	// set by who knows; SeparatorUnknown makes these PCRs unknown from there on. PCR
+	// 9, which then has more that cannot be told, is unknown in both cases.
 	OSSeparator Separator
 	// InitrdDigest is the SHA-256 of the whole initrd as the kernel gets it.
 	// Nil if it was not asked for or there is no initrd.
@@ -116,7 +117,7 @@ func (p *Prediction) At(phase Phase) (PCRs, error) {
 			continue
 		}
 		for _, n := range separatedPCRs {
-			if p.OSSeparator == SeparatorUnknown {
+			if p.OSSeparator == SeparatorUnknown || n == pcrInitrd { // with other things, too
 				pcrs.forget(n)
 			}
 			if !pcrs.knows(n) {

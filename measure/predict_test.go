@@ -341,3 +341,43 @@ func TestFirstDifference(t *testing.T) {
 		}
 	}
 }
+
+// TestSeparated: what systemd in the initrd does to the PCRs of firmware. Its
+// word is that of a real boot (spec/sd-stub.md 4.1).
+func TestSeparated(t *testing.T) {
+	t.Parallel()
+	const word = "ff5b9d73dad709633ae76adf444012b57e913a12ed7403c3931145862f35f841" // SHA-256 of os-separator
+	base := measure.Zero([]measure.Bank{measure.SHA256}, 4, 7, 9, 10, 11, 12, 13)
+	d, err := measure.ParseDigest(measure.SHA256, word)
+	if err != nil {
+		t.Fatal(err)
+	}
+	extended := measure.SHA256.Sum(append(make([]byte, 32), d...)).String()
+	zero := measure.Digest(make([]byte, 32)).String()
+	for separator, want := range map[measure.Separator]map[measure.PCR]string{ // "" is not known
+		measure.SeparatorNo:      {4: zero, 7: zero, 9: zero, 10: zero, 12: zero, 13: zero},
+		measure.SeparatorYes:     {4: extended, 7: extended, 9: "", 10: zero, 12: extended, 13: extended},
+		measure.SeparatorUnknown: {4: "", 7: "", 9: "", 10: zero, 12: "", 13: ""},
+	} {
+		p, err := measure.Predict(&measure.Image{}, measure.Options{Base: base})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.OSSeparator = separator
+		for _, phase := range []measure.Phase{"enter-initrd", "enter-initrd:leave-initrd:sysinit"} {
+			pcrs, err := p.At(phase)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for n, value := range want {
+				if got := pcrs[measure.SHA256][n].String(); got != value {
+					t.Errorf("separator %d, %s: PCR %d is %q, want %q", separator, phase, n, got, value)
+				}
+			}
+		}
+		before, err := p.At("")
+		if err != nil || before[measure.SHA256][9].String() != zero {
+			t.Errorf("before the first phase PCR 9 is %v, %v", before[measure.SHA256][9], err)
+		}
+	}
+}

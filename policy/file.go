@@ -1,15 +1,13 @@
 package policy
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/mkexec/mkexec/measure"
+	"github.com/mkexec/mkexec/measure/strictyaml"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -49,20 +47,11 @@ type File struct {
 // The file is taken strictly: an unknown key, bank, phase word or PCR, a value
 // of the wrong size, and a file that requires nothing are errors, with the line.
 func Parse(data []byte) (*File, error) {
-	if len(data) > MaxFileSize {
-		return nil, fmt.Errorf("policy: more than %d bytes", MaxFileSize)
+	n, err := strictyaml.Parse(data, MaxFileSize)
+	if err != nil {
+		return nil, fmt.Errorf("policy: %w", err)
 	}
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	var doc yaml.Node
-	if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("policy: empty")
-	} else if err != nil {
-		return nil, fmt.Errorf("policy: %.200s", err) // an anchor's name in it may be long
-	}
-	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("policy: more than one document")
-	}
-	f, err := parseFile(doc.Content[0])
+	f, err := parseFile(n)
 	if err != nil {
 		return nil, fmt.Errorf("policy: %w", err)
 	}
@@ -70,14 +59,12 @@ func Parse(data []byte) (*File, error) {
 }
 
 func parseFile(n *yaml.Node) (*File, error) {
-	keys, err := mapping(n, "the policy", "version", "require", "image")
+	keys, err := strictyaml.Mapping(n, "the policy", "version", "require", "image")
 	if err != nil {
 		return nil, err
 	}
-	if v := keys["version"]; v == nil {
-		return nil, lineError(n, "no version (this is version 1)")
-	} else if v.Value != "1" {
-		return nil, lineError(v, "version %.20q: unknown (known: 1)", v.Value)
+	if err := strictyaml.Version(n, keys); err != nil {
+		return nil, err
 	}
 	f := &File{}
 	if keys["require"] != nil {
@@ -99,7 +86,7 @@ func parseFile(n *yaml.Node) (*File, error) {
 		}
 	}
 	if !f.Require.required() && (keys["image"] == nil || f.Image.accepts()) {
-		return nil, lineError(n, "nothing is required: it would accept anything")
+		return nil, strictyaml.Error(n, "nothing is required: it would accept anything")
 	}
 	return f, nil
 }
@@ -109,16 +96,16 @@ func parseFile(n *yaml.Node) (*File, error) {
 var sourceKeys = []string{"pcrs", string(SourceLUKS), string(SourceSignature), string(SourcePCRLock), string(SourceKey)}
 
 func parseRequirement(n *yaml.Node, number int) (r Requirement, err error) {
-	keys, err := mapping(n, "a requirement", append([]string{"name", "at", "optional", "public-key"}, sourceKeys...)...)
+	keys, err := strictyaml.Mapping(n, "a requirement", append([]string{"name", "at", "optional", "public-key"}, sourceKeys...)...)
 	if err != nil {
 		return r, err
 	}
 	at := keys["at"]
 	if !isText(at) {
-		return r, lineError(n, "requirement %d: no at: the phase at which it has to hold, such as enter-initrd", number)
+		return r, strictyaml.Error(n, "requirement %d: no at: the phase at which it has to hold, such as enter-initrd", number)
 	}
 	if r.At, err = measure.ParsePhase(at.Value); err != nil {
-		return r, lineError(at, "at: %w", err)
+		return r, strictyaml.Error(at, "at: %w", err)
 	}
 	if r.Optional, err = boolean(keys["optional"], "optional"); err != nil {
 		return r, err
@@ -147,14 +134,14 @@ func (r *Requirement) parseSource(n *yaml.Node, keys map[string]*yaml.Node, numb
 		switch {
 		case !slices.Contains(sourceKeys, key.Value):
 		case source != "":
-			return lineError(key, "requirement %d: %s beside %s: one requirement has one of %v", number, key.Value, source, sourceKeys)
+			return strictyaml.Error(key, "requirement %d: %s beside %s: one requirement has one of %v", number, key.Value, source, sourceKeys)
 		default:
 			source = key.Value
 		}
 	}
 	switch source {
 	case "":
-		return lineError(n, "requirement %d: none of %v: it would accept anything", number, sourceKeys)
+		return strictyaml.Error(n, "requirement %d: none of %v: it would accept anything", number, sourceKeys)
 	case "pcrs":
 		r.Policy, err = parsePCRs(keys[source])
 	default:
@@ -166,7 +153,7 @@ func (r *Requirement) parseSource(n *yaml.Node, keys map[string]*yaml.Node, numb
 	}
 	if key := keys["public-key"]; key != nil {
 		if source != string(SourceSignature) {
-			return lineError(key, "public-key: goes with %s, not with %s", SourceSignature, source)
+			return strictyaml.Error(key, "public-key: goes with %s, not with %s", SourceSignature, source)
 		}
 		r.Source.PublicKey, err = parsePath(key, "public-key")
 	}
@@ -180,13 +167,13 @@ func parsePath(n *yaml.Node, what string) (string, error) {
 		return "", err
 	}
 	if path[0] != '/' && !(what == string(SourceSignature) && path == InImage) {
-		return "", lineError(n, "%s: %.80q: not an absolute path", what, path)
+		return "", strictyaml.Error(n, "%s: %.80q: not an absolute path", what, path)
 	}
 	return path, nil
 }
 
 func parsePCRs(n *yaml.Node) (Accept, error) {
-	if _, err := mapping(n, "pcrs"); err != nil {
+	if _, err := strictyaml.Mapping(n, "pcrs"); err != nil {
 		return nil, err
 	}
 	accept := Accept{}
@@ -194,9 +181,9 @@ func parsePCRs(n *yaml.Node) (Accept, error) {
 		name, values := n.Content[i], n.Content[i+1]
 		bank, err := measure.ParseBank(name.Value)
 		if err != nil {
-			return nil, lineError(name, "%w", err)
+			return nil, strictyaml.Error(name, "%w", err)
 		}
-		if _, err := mapping(values, name.Value); err != nil {
+		if _, err := strictyaml.Mapping(values, name.Value); err != nil {
 			return nil, err
 		}
 		accept[bank] = map[measure.PCR][]measure.Digest{}
@@ -204,7 +191,7 @@ func parsePCRs(n *yaml.Node) (Accept, error) {
 			number := values.Content[i]
 			pcr, err := parsePCR(number.Value)
 			if err != nil {
-				return nil, lineError(number, "%w", err)
+				return nil, strictyaml.Error(number, "%w", err)
 			}
 			if accept[bank][pcr], err = parseDigests(values.Content[i+1], bank); err != nil {
 				return nil, err
@@ -230,16 +217,16 @@ func parseDigests(n *yaml.Node, bank measure.Bank) ([]measure.Digest, error) {
 		nodes = n.Content
 	}
 	if len(nodes) == 0 {
-		return nil, lineError(n, "no value: nothing would be accepted")
+		return nil, strictyaml.Error(n, "no value: nothing would be accepted")
 	}
 	var digests []measure.Digest
 	for _, v := range nodes {
 		if v.Kind != yaml.ScalarNode {
-			return nil, lineError(v, "not a digest")
+			return nil, strictyaml.Error(v, "not a digest")
 		}
 		d, err := measure.ParseDigest(bank, v.Value)
 		if err != nil {
-			return nil, lineError(v, "%w", err)
+			return nil, strictyaml.Error(v, "%w", err)
 		}
 		digests = append(digests, d)
 	}

@@ -2,12 +2,13 @@ package policy
 
 import (
 	"github.com/mkexec/mkexec/measure"
+	"github.com/mkexec/mkexec/measure/strictyaml"
 	"go.yaml.in/yaml/v3"
 )
 
 // parseImage parses the part image of a policy file.
 func parseImage(n *yaml.Node) (r ImageRules, err error) {
-	keys, err := mapping(n, "image", "trust", "sbat", "certificates", "cmdline", "allow")
+	keys, err := strictyaml.Mapping(n, "image", "trust", "sbat", "certificates", "cmdline", "allow")
 	if err != nil {
 		return r, err
 	}
@@ -35,7 +36,7 @@ func parseTrust(n *yaml.Node, what string) (Trust, error) {
 	if t := Trust(n.Value); t == TrustRequired || t == TrustReported {
 		return t, nil
 	}
-	return "", lineError(n, "%s: %.20q: unknown (known: %s %s)", what, n.Value, TrustRequired, TrustReported)
+	return "", strictyaml.Error(n, "%s: %.20q: unknown (known: %s %s)", what, n.Value, TrustRequired, TrustReported)
 }
 
 // embedded is the word for the command line that is in the image.
@@ -45,7 +46,7 @@ const embedded = "embedded"
 func (r *ImageRules) parseCmdline(n *yaml.Node) (err error) {
 	if n != nil && n.Kind == yaml.ScalarNode {
 		if r.EmbeddedCmdline = n.Value == embedded; !r.EmbeddedCmdline {
-			return lineError(n, "cmdline: %.40q: neither the word %s nor a list of patterns", n.Value, embedded)
+			return strictyaml.Error(n, "cmdline: %.40q: neither the word %s nor a list of patterns", n.Value, embedded)
 		}
 		return nil
 	}
@@ -54,14 +55,14 @@ func (r *ImageRules) parseCmdline(n *yaml.Node) (err error) {
 }
 
 func parseImageRule(n *yaml.Node) (r ImageRule, err error) {
-	keys, err := mapping(n, "an allowed image", "sha256", "signer", "id", "min-version")
+	keys, err := strictyaml.Mapping(n, "an allowed image", "sha256", "signer", "id", "min-version")
 	if err != nil {
 		return r, err
 	}
 	digest := func(key string) (d measure.Digest) {
 		if v := keys[key]; v != nil && err == nil {
 			if d, err = measure.ParseDigest(measure.SHA256, v.Value); err != nil {
-				err = lineError(v, "%s: %w", key, err)
+				err = strictyaml.Error(v, "%s: %w", key, err)
 			}
 		}
 		return d
@@ -69,14 +70,14 @@ func parseImageRule(n *yaml.Node) (r ImageRule, err error) {
 	word := func(key string) (s string) {
 		if v := keys[key]; v != nil && err == nil {
 			if s, err = text(v, key, maxName); err == nil && !isReleaseWord(s) {
-				err = lineError(v, "%s: %.80q: not letters, digits and . _ + - ^ ~ only", key, s)
+				err = strictyaml.Error(v, "%s: %.80q: not letters, digits and . _ + - ^ ~ only", key, s)
 			}
 		}
 		return s
 	}
 	r = ImageRule{SHA256: digest("sha256"), Signer: digest("signer"), ID: word("id"), MinVersion: word("min-version")}
 	if err == nil && r.MinVersion != "" && r.ID == "" {
-		err = lineError(keys["min-version"], "min-version: wants id: versions of one image are not those of another")
+		err = strictyaml.Error(keys["min-version"], "min-version: wants id: versions of one image are not those of another")
 	}
 	return r, err
 }

@@ -17,6 +17,21 @@ import (
 // ErrCannotTell is the error, or wrapped in it, when a policy says neither yes nor no.
 var ErrCannotTell = measure.ErrCannotTell
 
+// A NotPredictedError is that a policy names a PCR whose value is not known. It
+// wraps [ErrCannotTell].
+type NotPredictedError struct {
+	Bank measure.Bank
+	PCR  measure.PCR
+}
+
+// Error names the PCR and the bank.
+func (e *NotPredictedError) Error() string {
+	return fmt.Sprintf("PCR %d (%s) is not predicted, but the policy names it: %v", e.PCR, e.Bank, ErrCannotTell)
+}
+
+// Unwrap returns ErrCannotTell.
+func (e *NotPredictedError) Unwrap() error { return ErrCannotTell }
+
 // A Policy is a condition on PCRs.
 type Policy interface {
 	// Check returns nil if pcrs satisfy the policy and a *MismatchError if they
@@ -66,6 +81,8 @@ const (
 	// ReasonPolicy: whatever the PCRs are, the secret was sealed with another
 	// policy than the one that will be tried.
 	ReasonPolicy Reason = "other-policy"
+	// ReasonTPM: the secret was sealed by another TPM, or by this one before it was cleared.
+	ReasonTPM Reason = "other-tpm"
 )
 
 // A MismatchError is a policy's "no".
@@ -102,7 +119,7 @@ func (a Accept) Check(pcrs measure.PCRs) error {
 		for _, n := range slices.Sorted(maps.Keys(a[b])) {
 			got := pcrs[b][n]
 			if got == nil {
-				cannotTell = cmp.Or(cannotTell, fmt.Errorf("PCR %d (%s) is not predicted, but the policy names it: %w", n, b, ErrCannotTell))
+				cannotTell = cmp.Or(cannotTell, error(&NotPredictedError{b, n}))
 				continue
 			}
 			is := func(d measure.Digest) bool { return bytes.Equal(d, got) }

@@ -246,7 +246,7 @@ func (b *booter) decide(plan *kexec.Plan, file *policy.File, v *verifier, j *jud
 	if err := u.reaches(file.Require); err != nil {
 		return err
 	}
-	o := &opener{boot: plan.Boot, readNV: func(index uint32) ([]byte, []byte, error) { return readNV(b.dev, index) }}
+	o := &opener{boot: plan.Boot, machine: b.sys.root, readName: b.dev.ReadName, readNV: func(index uint32) ([]byte, []byte, error) { return readNV(b.dev, index) }}
 	var rs policy.Requirements
 	for _, r := range file.Require {
 		rs = append(rs, o.resolve(r).Requirement)

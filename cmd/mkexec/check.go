@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
+	"reflect"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/mkexec/mkexec/measure"
-	"github.com/mkexec/mkexec/measure/eventlog"
+	"github.com/mkexec/mkexec/measure/stub"
+	"github.com/mkexec/mkexec/measure/tpm"
 	"github.com/mkexec/mkexec/policy"
 	"github.com/mkexec/mkexec/policy/discover"
 	"github.com/spf13/cobra"
@@ -65,8 +68,8 @@ func newCheck(sys *system, out *bytes.Buffer) *cobra.Command {
 }
 
 func (c *checker) check(args []string) error {
-	if c.start != startKexec && c.start != startCold && c.start != startBoth {
-		return fmt.Errorf("--for=%.40s: unknown (known: kexec cold both)", c.start)
+	if err := c.settleStart(); err != nil {
+		return err
 	}
 	phases, err := c.parsePhases()
 	if err != nil {
@@ -104,8 +107,8 @@ func (c *checker) check(args []string) error {
 	writeNotes(c.sys.stderr, m, boot, p.userspace)
 
 	o := &opener{boot: boot, pcrlock: c.pcrlock}
-	if c.from == "tpm" {
-		o.readNV = c.readNV
+	if c.from == "tpm" || !c.anyNamed() {
+		o.readNV, o.readName, o.machine = c.readNV, c.readName, c.sys.root
 	}
 	if len(c.pcrsigs) > 0 {
 		o.pcrsig = c.pcrsigs[0]
@@ -122,21 +125,49 @@ func (c *checker) check(args []string) error {
 		}
 		secrets = append(secrets, found...)
 	}
+	if len(secrets) > 0 && !c.cmd.Flags().Changed("from") && c.from == "zero" && c.start != startCold {
+		fmt.Fprintln(c.sys.stderr, "mkexec: note: the kexec begins with PCRs that are zero, as where systemd-stub did not start the machine; from those of this one: --from=tpm")
+	}
 	result := &checkJSON{
-		Version: 1, OK: true, Image: p.imageJSON(), Base: p.base, Policy: c.policyPath,
-		Sources: []sourceJSON{}, Mismatches: []mismatchJSON{},
+		Version: 1, OK: true, Image: p.imageJSON(), Base: p.base, Sources: []sourceJSON{}, Mismatches: []mismatchJSON{},
 	}
-	if err := c.checkImage(result, v, m, p); err != nil {
-		return err
+	if file.Require != nil || !reflect.ValueOf(file.Image).IsZero() {
+		result.Policy = c.policyPath
 	}
-	if len(secrets) == 0 && result.Trust == "" {
-		return withHint(errors.New("nothing to check: no policy, and no secret on this machine that depends on PCRs"), "mkexec policy init IMAGE")
-	}
-	cannotTell, err := c.judge(result, secrets, p)
+	j, err := c.checkImage(result, v, m, p)
 	if err != nil {
 		return err
 	}
+	required := slices.ContainsFunc(secrets, func(s *secret) bool { return !s.Optional })
+	if len(secrets) == 0 && !v.demands() {
+		return withHint(errors.New("nothing to check: no policy, and no secret on this machine that depends on PCRs"), "mkexec policy init IMAGE")
+	}
+	by := &background{compared: c.reference != "", cold: sync.OnceValue(func() *start { return c.coldStart(m, p, j) })}
+	by.known = sync.OnceValue(func() policy.Accept { return c.knownValues(p, by.cold()) })
+	cannotTell := c.judge(result, secrets, p, by)
+	if !required && !v.demands() {
+		cannotTell = withHint(fmt.Errorf("nothing that was found is required, so that it would be yes to anything: %w", policy.ErrCannotTell),
+			"to say what is: mkexec policy init IMAGE")
+	}
 	return c.finish(result, p, cannotTell)
+}
+
+// settleStart decides which starts it is about, and from which PCRs.
+func (c *checker) settleStart() error {
+	kexec := c.via == string(stub.ViaKexec)
+	switch {
+	case c.start != startKexec && c.start != startCold && c.start != startBoth:
+		return fmt.Errorf("--for=%.40s: unknown (known: kexec cold both)", c.start)
+	case kexec:
+	case !c.cmd.Flags().Changed("for"):
+		c.start = startCold
+	case c.start != startCold:
+		return fmt.Errorf("--for=%s: with --via=%.40s it is a cold boot", c.start, c.via)
+	}
+	if c.from == "" && !c.anyNamed() && c.start != startCold {
+		c.from = "tpm" // it is about this machine
+	}
+	return nil
 }
 
 // named returns the policy file, and the requirements that flags make.
@@ -144,6 +175,14 @@ func (c *checker) named() (*policy.File, policy.Requirements, error) {
 	at, err := measure.ParsePhase(c.at)
 	if err != nil {
 		return nil, nil, err
+	}
+	for name, paths := range map[string][]string{"luks": c.luks, "pcrsig": c.pcrsigs, "key": c.keys} {
+		if slices.Contains(paths, "") {
+			return nil, nil, fmt.Errorf("--%s=: no file", name)
+		}
+	}
+	if c.publicKey != "" && len(c.pcrsigs) == 0 {
+		return nil, nil, withHint(errors.New("--public-key goes with --pcrsig"), c.usage())
 	}
 	var rs policy.Requirements
 	add := func(kind policy.SourceKind, path string) {
@@ -188,15 +227,21 @@ func (c *checker) discover(o *opener) ([]*secret, error) {
 		return nil, fmt.Errorf("secrets of this machine: %w", err)
 	}
 	var secrets []*secret
-	for _, f := range found {
-		if f.Source.Kind == policy.SourcePCRLock && o.pcrlock == "" {
-			o.pcrlock = f.Source.Path
+	for i, f := range found {
+		s := o.found(f)
+		if s == nil {
+			continue
 		}
-	}
-	for _, f := range found {
-		if s := o.found(f); s != nil {
-			secrets = append(secrets, s)
+		var unknown []measure.PCR
+		for k, other := range found {
+			if k != i { // it may be opened before
+				unknown = append(unknown, other.Extends...)
+			}
 		}
+		if _, ok := s.Policy.(unreadable); !ok && unknown != nil {
+			s.Policy = forgetful{s.Policy, unknown}
+		}
+		secrets = append(secrets, s)
 	}
 	if o.boot.PCRSignature != nil {
 		secrets = append(secrets, o.resolve(policy.Requirement{
@@ -210,6 +255,9 @@ func (c *checker) discover(o *opener) ([]*secret, error) {
 // wholeBase is base with all PCRs that policies may name.
 func (c *checker) wholeBase() (measure.PCRs, error) {
 	base, err := c.base(c.sys)
+	if errors.Is(err, tpm.ErrNoTPM) {
+		err = withHint(err, "to check a cold boot without a TPM: --for=cold; a kexec from PCRs that are zero: --from=zero")
+	}
 	if err != nil || c.from != "tpm" {
 		return base, err
 	}
@@ -232,49 +280,13 @@ func (c *checker) wholeBase() (measure.PCRs, error) {
 	return all.After(c.before)
 }
 
-// coldPCRs are those that firmware alone sets, the same at every cold boot of
-// the same machine; PCRs 4 and 9 depend on what is started.
-var coldPCRs = []measure.PCR{0, 1, 2, 3, 5, 6, 7, 14}
-
-// coldBase returns the PCRs before the image is started by firmware: PCRs 11 to
-// 13 are zero, and the others are what the firmware's log of this boot says, or
-// not known.
-func (c *checker) coldBase(banks []measure.Bank) measure.PCRs {
-	base := measure.Zero(banks, measure.StubPCRs()...)
-	f, err := c.sys.root.Open("sys/kernel/security/tpm0/binary_bios_measurements")
-	if err != nil {
-		return base
-	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, eventlog.MaxFirmware+1))
-	if err != nil {
-		return base
-	}
-	log, err := eventlog.ParseFirmware(raw)
-	if err != nil {
-		return base
-	}
-	for _, b := range banks {
-		replayed, err := log.Replay(b)
-		if err != nil {
-			continue
-		}
-		for _, n := range coldPCRs {
-			if d := replayed[b][n]; d != nil {
-				base.Set(b, n, d)
-			}
-		}
-	}
-	return base
-}
-
-// checkImage looks at the signature of the image, and at the rules for images.
-func (c *checker) checkImage(result *checkJSON, v *verifier, m *image, p *prediction) error {
+// checkImage looks at the signature of the image and of the kernel in it, and at
+// the rules for images.
+func (c *checker) checkImage(result *checkJSON, v *verifier, m *image, p *prediction) (*judgement, error) {
 	whole := m.src.UKI
 	if whole == nil {
 		whole = m.src.Linux
 	}
-	var no *policy.MismatchError
 	j, err := v.verify(whole)
 	if err == nil {
 		if v.interesting() {
@@ -282,30 +294,31 @@ func (c *checker) checkImage(result *checkJSON, v *verifier, m *image, p *predic
 		}
 		err = v.checkRules(p.boot, p.digest, j)
 	}
+	if err == nil && c.start != startCold {
+		err = v.checkKernel(p.boot.Kernel)
+	}
+	var no *policy.MismatchError
 	if errors.As(err, &no) {
 		result.Trust = strings.TrimPrefix(no.Detail, "image: ")
 		result.OK, result.Reason = false, no.Reason
-		return nil
+		return j, nil
 	}
-	return inFile(m.path, err)
+	return j, inFile(m.path, err)
 }
 
 // judge asks every source about every start, and returns why something that is
 // required cannot be told, nil if everything can.
-func (c *checker) judge(result *checkJSON, secrets []*secret, p *prediction) (cannotTell, err error) {
-	cold, err := p.From(c.coldBase(p.Base.Banks()))
-	if err != nil {
-		return nil, err
+func (c *checker) judge(result *checkJSON, secrets []*secret, p *prediction, by *background) (cannotTell error) {
+	var starts []*start
+	if c.start != startCold {
+		starts = append(starts, &start{name: startKexec, Prediction: p.Prediction, userspace: p.userspace})
+	}
+	if c.start != startKexec {
+		starts = append(starts, by.cold())
 	}
 	for _, s := range secrets {
-		for _, start := range []struct {
-			name string
-			p    *measure.Prediction
-		}{{startKexec, p.Prediction}, {startCold, cold}} {
-			if c.start != startBoth && c.start != start.name {
-				continue
-			}
-			verdict := s.judge(start.name, start.p, cold, p.userspace)
+		for _, start := range starts {
+			verdict := s.judge(start, by)
 			result.Sources = append(result.Sources, verdict.json())
 			switch {
 			case verdict.optional:
@@ -318,11 +331,16 @@ func (c *checker) judge(result *checkJSON, secrets []*secret, p *prediction) (ca
 					result.Mismatches = append(result.Mismatches, mismatchJSON{x.Requirement, x.Phase, x.Bank, x.PCR, x.Want, x.Got})
 				}
 			case verdict.err != nil && cannotTell == nil:
-				cannotTell = cannotTellHint(fmt.Errorf("%s: %w", s.Name, verdict.err), p)
+				cannotTell = fmt.Errorf("%s: %w", s.Name, verdict.err)
+				if verdict.hint != "" {
+					cannotTell = withHint(cannotTell, verdict.hint)
+				} else {
+					cannotTell = cannotTellHint(cannotTell, p)
+				}
 			}
 		}
 	}
-	return cannotTell, nil
+	return cannotTell
 }
 
 // finish prints the result. A no is one whatever else cannot be told; without
@@ -337,7 +355,9 @@ func (c *checker) finish(result *checkJSON, p *prediction, cannotTell error) err
 	}
 	if result.OK && cannotTell != nil {
 		for _, s := range result.Sources { // the rest is known, and worth telling
-			fmt.Fprintf(c.sys.stderr, "mkexec: note: %s\n", clean(s.String()))
+			for _, line := range append([]string{s.String()}, s.Notes...) {
+				fmt.Fprintf(c.sys.stderr, "mkexec: note: %s\n", clean(line))
+			}
 		}
 		return cannotTell
 	}
@@ -408,11 +428,16 @@ func (f *imageFlags) compare(sys *system, p *prediction, reference string) (*fir
 
 // cannotTellHint is for a policy that names what was not predicted.
 func cannotTellHint(err error, p *prediction) error {
+	var unknown *policy.NotPredictedError
 	switch {
-	case hintFor(err) != "":
+	case hintFor(err) != "" || !errors.As(err, &unknown):
 		return err
-	case p.OSSeparator == measure.SeparatorUnknown && p.userspace.version == "":
-		return withHint(err, "to say which systemd is in the initrd, and which banks the policy names: --systemd=VERSION --bank=BANK")
+	case p.Base[unknown.Bank] == nil && p.base == "zero":
+		return withHint(err, fmt.Sprintf("to predict that bank: --bank=%s", unknown.Bank))
+	case p.Base[unknown.Bank][unknown.PCR] == nil && p.base == "zero":
+		return withHint(err, "to begin with what the TPM of this machine holds: --from=tpm")
+	case p.OSSeparator == measure.SeparatorUnknown && unknown.PCR != measure.PCRKernelImage:
+		return withHint(err, "to say which systemd is in the initrd: --systemd=VERSION")
 	}
-	return withHint(err, "to predict the banks and the PCRs that the policy names: --bank=BANK --from=tpm")
+	return err
 }

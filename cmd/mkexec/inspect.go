@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"cmp"
-	"crypto/rsa"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -16,8 +15,6 @@ import (
 	"github.com/mkexec/mkexec/measure"
 	"github.com/mkexec/mkexec/measure/stub"
 	"github.com/mkexec/mkexec/measure/uki"
-	"github.com/mkexec/mkexec/policy/pcrsig"
-	"github.com/mkexec/mkexec/policy/trust"
 	"github.com/spf13/cobra"
 )
 
@@ -90,21 +87,14 @@ type inspection struct {
 	Signed       bool           `json:"signed"` // has a certificate table; nothing is verified
 	SHA256       measure.Digest `json:"sha256,omitempty"`
 	Authenticode measure.Digest `json:"authenticode_sha256,omitempty"`
-	// Trust and SBAT are there with --digests.
-	Trust *trustJSON `json:"trust,omitempty"`
-	SBAT  []string   `json:"sbat,omitempty"` // component,generation
+	// Trust, Kernel and SBAT are there with --digests.
+	Trust  *trustJSON `json:"trust,omitempty"`
+	Kernel *trustJSON `json:"kernel,omitempty"` // of the kernel in a UKI: what Linux will make of it
+	SBAT   []string   `json:"sbat,omitempty"`   // component,generation
 	// PCRSignatures are the entries of .pcrsig in words.
 	PCRSignatures []string      `json:"pcr_signatures,omitempty"`
 	Profiles      []profileJSON `json:"profiles"`
 	Sections      []sectionJSON `json:"sections"`
-}
-
-// A trustJSON says whether this machine trusts an image.
-type trustJSON struct {
-	Trusted    bool     `json:"trusted"`
-	Reason     string   `json:"reason,omitempty"`
-	Detail     string   `json:"detail,omitempty"`
-	Signatures []string `json:"signatures,omitempty"`
 }
 
 type profileJSON struct {
@@ -162,77 +152,9 @@ func inspect(sys *system, path string, digests bool) (_ *inspection, err error) 
 		}
 	}
 	if err == nil {
-		err = r.addPCRSignatures(u, digests)
+		err = r.addPCRSignatures(u, base, profiles, digests)
 	}
 	return r, inFile(path, err)
-}
-
-// addTrust says who signed the file, and whether this machine trusts and has not
-// revoked it.
-func (r *inspection) addTrust(sys *system, u *uki.File) error {
-	store, err := trust.ReadStore(sys.root)
-	if err != nil {
-		r.Trust = &trustJSON{Detail: fmt.Sprintf("cannot be told: what this machine trusts: %v", err)}
-		return nil
-	}
-	v, err := trust.Check(u, store, trust.Options{})
-	if err != nil {
-		return err
-	}
-	r.Trust = &trustJSON{Trusted: v.Trusted, Reason: string(v.Reason), Detail: v.Detail}
-	for _, s := range v.Signatures {
-		r.Trust.Signatures = append(r.Trust.Signatures, s.String())
-	}
-	for _, e := range v.SBAT {
-		r.SBAT = append(r.SBAT, fmt.Sprintf("%s,%d", e.Component, e.Generation))
-	}
-	return nil
-}
-
-// addPCRSignatures decodes .pcrsig of profile 0. Which phases its entries are for,
-// and whether .pcrpkey made them, is found out if all is hashed anyway.
-func (r *inspection) addPCRSignatures(u *uki.File, digests bool) error {
-	boot, err := stub.Load(u, stub.Options{Via: stub.ViaFirmware})
-	if err != nil || boot.PCRSignature == nil {
-		return nil // not an image that can be started by itself; that is not what is asked
-	}
-	b, err := sectionBytes(boot.PCRSignature)
-	if err != nil {
-		return err
-	}
-	file, err := pcrsig.Parse(b)
-	if err != nil {
-		r.PCRSignatures = []string{fmt.Sprintf("not understood: %v", err)}
-		return nil
-	}
-	phases := make([][]measure.Phase, len(file.Entries))
-	var key *rsa.PublicKey
-	if digests {
-		p, err := measure.Predict(&boot.Image, measure.Options{Base: measure.Zero(measure.Banks(), measure.StubPCRs()...)})
-		if err != nil {
-			return err
-		}
-		if phases, err = file.PhasesOf(p.At); err != nil {
-			return err
-		}
-		if key, err = (&opener{boot: boot}).publicKey(""); err != nil {
-			key = nil // and nothing is said of it
-		}
-	}
-	for i, e := range file.Entries {
-		text := e.String()
-		for _, phase := range phases[i] {
-			text += fmt.Sprintf(", phase %q", phase)
-		}
-		switch {
-		case key != nil && e.Verify(key) == nil:
-			text += ", signed by .pcrpkey"
-		case key != nil:
-			text += ", not signed by .pcrpkey"
-		}
-		r.PCRSignatures = append(r.PCRSignatures, text)
-	}
-	return nil
 }
 
 func (r *inspection) addSections(sections []*uki.Section, profile *int, digests bool) error {
@@ -262,11 +184,11 @@ func (r *inspection) addDigests(u *uki.File, content measure.Content) error {
 	if err != nil {
 		return err
 	}
+	r.SHA256 = d[measure.SHA256]
 	h := measure.SHA256.New()
-	if err := u.Authenticode(h); err != nil {
-		return err
+	if u.Authenticode(h) == nil { // else there is none, and addTrust says why
+		r.Authenticode = h.Sum(nil)
 	}
-	r.SHA256, r.Authenticode = d[measure.SHA256], h.Sum(nil)
 	return nil
 }
 
@@ -281,20 +203,13 @@ func (r *inspection) print(w io.Writer) error {
 	fmt.Fprintf(w, "image  %s, %d bytes, %s, %s\n", clean(r.Path), r.Size, r.Arch, signed)
 	fmt.Fprintf(w, "stub   %s\n", clean(strings.TrimSpace(r.Kind+" "+r.Stub)))
 	if r.SHA256 != nil {
-		fmt.Fprintf(w, "sha256 %s\nauthenticode sha256 %s\n", r.SHA256, r.Authenticode)
+		fmt.Fprintf(w, "sha256 %s\n", r.SHA256)
+	}
+	if r.Authenticode != nil {
+		fmt.Fprintf(w, "authenticode sha256 %s\n", r.Authenticode)
 	}
 	if r.Trust != nil {
-		for _, s := range r.Trust.Signatures {
-			fmt.Fprintf(w, "signed %s\n", clean(strings.TrimPrefix(s, "signed ")))
-		}
-		verdict := "trusted by this machine"
-		if !r.Trust.Trusted {
-			verdict = "not trusted by this machine: " + r.Trust.Detail
-		}
-		fmt.Fprintf(w, "trust  %s\n", clean(verdict))
-	}
-	if r.SBAT != nil {
-		fmt.Fprintf(w, "sbat   %s\n", clean(strings.Join(r.SBAT, " ")))
+		r.printTrust(w)
 	}
 	for _, s := range r.PCRSignatures {
 		fmt.Fprintf(w, "pcrsig %s\n", clean(s))

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/mkexec/mkexec/measure"
 	"github.com/mkexec/mkexec/measure/stub"
@@ -210,7 +211,7 @@ func TestPolicyInitExamples(t *testing.T) {
 	var out bytes.Buffer
 	hostile := &image{path: "a\n#b\x1b\u2028\u0085.efi"}
 	pred := &prediction{Prediction: p, boot: &stub.Boot{Image: measure.Image{Cmdline: "x\ny: z\r\"'\u202e"}}, image: hostile, userspace: &userspace{}, base: "tpm"}
-	if err := pred.printPolicy(&out); err != nil {
+	if err := pred.printPolicy(&out, &system{root: fstest.MapFS{}}); err != nil {
 		t.Fatal(err)
 	}
 	f, err := policy.Parse(out.Bytes())
@@ -235,7 +236,36 @@ func TestPolicyInitExamples(t *testing.T) {
 	// what is not known is not written
 	p.OSSeparator = measure.SeparatorUnknown
 	pred.userspace.why = "no idea"
-	if err := pred.printPolicy(new(bytes.Buffer)); fmt.Sprint(err) != "PCR 12 (sha1) at enter-initrd: cannot tell: no idea" {
+	if err := pred.printPolicy(new(bytes.Buffer), &system{root: fstest.MapFS{}}); fmt.Sprint(err) != "PCR 12 (sha1) at enter-initrd: cannot tell: no idea" {
 		t.Error(err)
+	}
+}
+
+// TestReasonsAreDescribed: every reason code is in the manual page, and no other.
+func TestReasonsAreDescribed(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("mkexec.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	section := manSection(t, strings.ReplaceAll(string(page), `\-`, "-"), "REASONS")
+	var described []string
+	for _, m := range regexp.MustCompile(`(?m)^\.BR? (.*)$`).FindAllStringSubmatch(section, -1) {
+		described = append(described, strings.Fields(strings.ReplaceAll(m[1], `", "`, ""))...)
+	}
+	var known []string
+	for _, file := range []string{"../../policy/policy.go", "../../policy/image.go", "../../policy/trust/trust.go"} {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`Reason[A-Za-z]+ +Reason += "([a-z-]+)"`).FindAllStringSubmatch(string(source), -1) {
+			known = append(known, m[1])
+		}
+	}
+	slices.Sort(described)
+	slices.Sort(known)
+	if len(known) < 15 || !slices.Equal(described, known) {
+		t.Errorf("described %q, known %q", described, known)
 	}
 }

@@ -8,7 +8,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -138,20 +137,6 @@ func TestOutputMeasurePretty(t *testing.T) {
 	}
 }
 
-// systemdRoot is where the tools of systemd 262 are: a Debian sid in a folder.
-// Its /tmp is used. Only root can go there.
-func systemdRoot(t *testing.T) string {
-	t.Helper()
-	root := cmp.Or(os.Getenv("SYSTEMD_ROOT"), "/var/tmp/ref/sidroot")
-	if _, err := os.Stat(filepath.Join(root, "usr/lib/systemd/systemd-pcrlock")); err != nil || os.Getuid() != 0 {
-		if slices.Contains(strings.Split(os.Getenv("MKEXEC_REQUIRE"), ","), "systemd") {
-			t.Fatalf("no systemd 262 in SYSTEMD_ROOT, or not root, but MKEXEC_REQUIRE has it: %v", err)
-		}
-		t.Skipf("no systemd 262 in SYSTEMD_ROOT, or not root: %v", err)
-	}
-	return root
-}
-
 // tempDirIn returns a new directory and its name for programs in root.
 func tempDirIn(t *testing.T, root string) (dir, inside string) {
 	t.Helper()
@@ -180,7 +165,7 @@ func command(t *testing.T, root string, env []string, argv ...string) (stdout, s
 
 func TestOutputMeasureLive(t *testing.T) {
 	t.Parallel()
-	for name, root := range map[string]func(*testing.T) string{"host": func(*testing.T) string { return "/" }, "systemd 262": systemdRoot} {
+	for name, root := range map[string]func(testing.TB) string{"host": func(testing.TB) string { return "/" }, "systemd 262": tpmtest.Systemd262} {
 		t.Run(name, func(t *testing.T) {
 			const tool = "/usr/lib/systemd/systemd-measure"
 			root := root(t)
@@ -436,7 +421,7 @@ func TestOutputPCRLockPredict(t *testing.T) {
 // image is measured, as golden has it, and after, when it has to recognise them
 // in the log.
 func TestOutputPCRLockLive(t *testing.T) {
-	root := systemdRoot(t)
+	root := tpmtest.Systemd262(t)
 	dir, inside := tempDirIn(t, root)
 	t.Setenv("TMPDIR", dir) // for the socket of swtpm
 	sw := tpmtest.Start(t)

@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/mkexec/mkexec/measure"
+	"github.com/mkexec/mkexec/policy"
+	"github.com/mkexec/mkexec/policy/discover"
+	"github.com/mkexec/mkexec/policy/trust"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -15,8 +19,10 @@ func newPolicyInit(sys *system, out *bytes.Buffer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init [flags] [IMAGE | --linux=FILE [--initrd=FILE]... --cmdline=STR]",
 		Short: "Write a policy file that accepts an image",
-		Long: "Write a policy file to stdout. It requires the PCRs that predict says the image leads to when its\n" +
-			"initrd begins, and has an example of everything else that a policy can require, as comments.",
+		Long: "Write a policy file to stdout. It requires what is found on this machine: that the LUKS2 volumes\n" +
+			"with TPM tokens unlock and, where Secure Boot is on, that images are signed. Where there is no such\n" +
+			"volume it requires the PCRs that predict says the image leads to when its initrd begins. It has an\n" +
+			"example of everything else that a policy can require, as comments.",
 		Args: oneImage,
 		RunE: func(_ *cobra.Command, args []string) error {
 			f.needsUserspace = true
@@ -24,7 +30,7 @@ func newPolicyInit(sys *system, out *bytes.Buffer) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return p.printPolicy(out)
+			return p.printPolicy(out, sys)
 		},
 	}
 	// the flags of predict, but for --json: a policy has one form
@@ -43,8 +49,9 @@ func newPolicyInit(sys *system, out *bytes.Buffer) *cobra.Command {
 	return cmd
 }
 
-// printPolicy writes a policy that accepts the prediction.
-func (p *prediction) printPolicy(w io.Writer) error {
+// printPolicy writes a policy for this machine that accepts the prediction, by
+// what it unlocks or, where that is nothing, by its PCRs.
+func (p *prediction) printPolicy(w io.Writer, sys *system) error {
 	at := measure.Phase("enter-initrd")
 	if p.userspace.silent {
 		at = ""
@@ -53,26 +60,72 @@ func (p *prediction) printPolicy(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(w, policyHead, p.image.path, p.boot.Cmdline)
+	fmt.Fprint(w, policyHead)
+	volumes := p.volumes(w, sys)
+	mark := ""
+	if volumes {
+		fmt.Fprintln(w, "\n  # What is sealed to PCRs decides. To accept no other image take the # away:")
+		mark = "#"
+	}
+	fmt.Fprintf(w, "  # What starting %.200q leads to,\n  # with the command line %.200q.\n", p.image.path, p.boot.Cmdline)
 	if p.base == "tpm" {
 		fmt.Fprint(w, "  # The PCRs start from what the TPM holds now: this is good for one kexec from here.\n")
 	}
 	if p.userspace.silent {
 		fmt.Fprintf(w, "  # No phase is measured: %s.\n", clean(p.userspace.why))
 	}
-	fmt.Fprintf(w, "  - name: image\n    at: %q\n    pcrs:\n", string(at))
+	fmt.Fprintf(w, "%[1]s  - name: image\n%[1]s    at: %[2]q\n%[1]s    pcrs:\n", mark, string(at))
 	for _, b := range pcrs.Banks() {
-		fmt.Fprintf(w, "      %s:\n", b)
+		fmt.Fprintf(w, "%s      %s:\n", mark, b)
 		for _, n := range measure.StubPCRs() {
+			if pcrs[b][n] == nil && volumes {
+				continue
+			}
 			if pcrs[b][n] == nil {
 				return withHint(fmt.Errorf("PCR %d (%s) at %s: %w: %s", n, b, at, measure.ErrCannotTell, p.userspace.why),
 					"to say which systemd is in the initrd: --systemd=VERSION")
 			}
-			fmt.Fprintf(w, "        %d: %q\n", n, pcrs[b][n].String())
+			fmt.Fprintf(w, "%s        %d: %q\n", mark, n, pcrs[b][n].String())
 		}
 	}
-	_, err = fmt.Fprint(w, policyExamples)
+	fmt.Fprint(w, policySecrets)
+	fmt.Fprint(w, "\n# Which images may be started.\n")
+	if store, err := trust.ReadStore(sys.root); err == nil && store.Enforced() {
+		fmt.Fprint(w, "image:\n  trust: required # as is the default where Secure Boot is on, as it is here\n")
+	} else {
+		fmt.Fprint(w, "#image:\n#  trust: required\n")
+	}
+	_, err = fmt.Fprint(w, policyImages)
 	return err
+}
+
+// volumes writes a requirement for each LUKS2 volume of this machine that has a
+// token for a TPM, and tells whether there is one that is required.
+func (p *prediction) volumes(w io.Writer, sys *system) (required bool) {
+	found, err := discover.Find(sys.root)
+	if err != nil {
+		fmt.Fprintf(w, "  # Not all secrets of this machine were found: %s\n", clean(strings.ReplaceAll(err.Error(), "\n", "; ")))
+	}
+	o := &opener{root: sys.root, boot: p.boot}
+	for _, f := range found {
+		if f.Source.Kind != policy.SourceLUKS {
+			continue
+		}
+		s := o.found(f)
+		if s == nil {
+			continue
+		}
+		if u, ok := s.Policy.(unreadable); ok {
+			fmt.Fprintf(w, "  # %s: %s\n", clean(f.Name), clean(u.err.Error()))
+			continue
+		}
+		fmt.Fprintf(w, "  - name: %.80q\n    at: %q\n    luks: %q\n", f.Name, string(f.At), discover.StablePath(sys.root, f.Source.Path))
+		if f.Optional {
+			fmt.Fprintln(w, "    optional: yes")
+		}
+		required = required || !f.Optional
+	}
+	return required
 }
 
 const policyHead = `# The policy of this machine. mkexec-policy.yaml(5) describes it, and
@@ -81,11 +134,9 @@ const policyHead = `# The policy of this machine. mkexec-policy.yaml(5) describe
 version: 1
 
 require:
-  # What starting %.200q leads to,
-  # with the command line %.200q.
 `
 
-const policyExamples = `
+const policySecrets = `
   # To allow another image too, put its values beside these, each as a list:
   # 11: [VALUE, VALUE].
 
@@ -104,11 +155,9 @@ const policyExamples = `
 #  - name: key of a service
 #    at: enter-initrd:leave-initrd:sysinit:ready
 #    key: /etc/keys/service.pem
+`
 
-# Which images may be started.
-#image:
-#  trust: required
-#  sbat: required
+const policyImages = `#  sbat: required
 #  certificates:
 #    - /etc/mkexec/certificates
 #  cmdline:

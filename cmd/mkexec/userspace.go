@@ -29,6 +29,16 @@ type userspace struct {
 // systemd-pcrosseparator.service and systemd.tpm2_measured_os= (systemd NEWS, 261).
 const separatorSince = 261
 
+// nvPCRsSince is the version of systemd that came with NvPCRs, whose Names it
+// extends PCR 9 with in the initrd (systemd NEWS, 259).
+const nvPCRsSince = 259
+
+// hasNvPCRs tells whether systemd in the initrd may have NvPCRs.
+func (u *userspace) hasNvPCRs() bool {
+	v, err := uki.ParseStub(u.version)
+	return !u.silent && (err != nil || v.Major >= nvPCRsSince)
+}
+
 // findUserspace looks for systemd in the initrd, if --systemd does not say it.
 // Reading an initrd takes time, so who does not need to know lets it be.
 func (f *imageFlags) findUserspace(sys *system, m *image, boot *stub.Boot) (*userspace, error) {

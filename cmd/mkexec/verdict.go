@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/mkexec/mkexec/measure"
@@ -16,28 +17,30 @@ type verdict struct {
 	start    string
 	at       measure.Phase
 	optional bool
+	pin      bool                  // it takes a PIN as well
 	no       *policy.MismatchError // nil unless it is a no
 	err      error                 // why it cannot be told, nil if it can
 	notes    []string
 	hint     string
 }
 
-// judge tells whether a secret is within reach after a start. cold is the same
-// image after a cold boot, to tell what is inherent to a kexec.
-func (s *secret) judge(start string, p, cold *measure.Prediction, u *userspace) *verdict {
-	v := &verdict{secret: s, start: start, at: s.At, optional: s.Optional}
+// A background is what helps to explain a no, where there is one.
+type background struct {
+	cold  func() *start        // the same image started by firmware
+	known func() policy.Accept // the values that secrets may be sealed to
+	// compared: the events are going to be compared with those of another image.
+	compared bool
+}
+
+// judge tells whether a secret is within reach after a start.
+func (s *secret) judge(start *start, by *background) *verdict {
+	v := &verdict{secret: s, start: start.name, at: s.At, optional: s.Optional}
 	if s.note != "" {
 		v.notes = append(v.notes, s.note)
 	}
 	yes := 0
 	for _, phase := range append([]measure.Phase{s.At}, s.orAt...) {
-		r := s.Requirement
-		r.At = phase
-		err := r.Check(p)
-		if u.silent && phase != "" && start == startKexec {
-			err = fmt.Errorf("the phase %s never comes: %s: %w", phase, u.why, policy.ErrCannotTell)
-			v.hint = `to say which systemd is in the initrd: --systemd=VERSION; what has to hold before the first phase has at: ""`
-		}
+		err := s.checkAt(phase, start)
 		var no *policy.MismatchError
 		switch {
 		case err == nil:
@@ -52,41 +55,147 @@ func (s *secret) judge(start string, p, cold *measure.Prediction, u *userspace) 
 		v.err = fmt.Errorf("when it is wanted is not known, and %s it will not unlock: %w", at(v.at), policy.ErrCannotTell)
 		v.no = nil
 	}
-	if v.no != nil {
-		v.explain(p, cold)
+	if v.no != nil || v.err != nil {
+		v.addParts(start)
+	}
+	var silent *silentError
+	switch {
+	case v.no != nil:
+		v.explain(start, by)
+	case errors.As(v.err, &silent):
+		v.hint = silentHint
+	case v.err == nil:
+		v.pin = s.needsPIN(v.at, start)
 	}
 	return v
 }
 
-// explain adds why a no is inherent to the way of starting, and the way out.
-func (v *verdict) explain(p, cold *measure.Prediction) {
-	for _, w := range v.secret.parts {
-		pcrs, err := p.At(v.at)
-		if err == nil {
-			err = w.policy.Check(pcrs)
+// checkAt asks the policy of a secret at a phase.
+func (s *secret) checkAt(phase measure.Phase, start *start) error {
+	if start.err != nil {
+		return start.err
+	}
+	if u, ok := s.Policy.(unreadable); ok {
+		return u.Check(nil)
+	}
+	if start.userspace.silent && phase != "" {
+		return &silentError{phase, start.userspace.why}
+	}
+	r := s.Requirement
+	r.At = phase
+	if phase != "" && start.userspace.hasNvPCRs() && r.Policy != nil {
+		r.Policy = forgetful{r.Policy, []measure.PCR{9}} // which they change
+	}
+	return r.Check(start.Prediction)
+}
+
+// A silentError is that a phase never comes.
+type silentError struct {
+	phase measure.Phase
+	why   string
+}
+
+func (e *silentError) Error() string {
+	return fmt.Sprintf("the phase %s never comes: %s: %v", e.phase, e.why, policy.ErrCannotTell)
+}
+
+func (e *silentError) Unwrap() error { return policy.ErrCannotTell }
+
+const silentHint = `to say which systemd is in the initrd: --systemd=VERSION; what has to hold before the first phase has at: "", or --at=`
+
+// needsPIN tells whether the secret opens with a PIN only.
+func (s *secret) needsPIN(phase measure.Phase, start *start) bool {
+	pcrs, err := start.At(phase)
+	if err != nil {
+		return false
+	}
+	pin := false
+	for _, w := range s.parts {
+		if w.policy.Check(pcrs) == nil {
+			if w.token == nil || !w.token.PIN {
+				return false
+			}
+			pin = true
 		}
-		if err != nil && len(v.secret.parts) > 1 {
+	}
+	return pin
+}
+
+// addParts says what is with each of several tokens.
+func (v *verdict) addParts(start *start) {
+	if start.err != nil || len(v.secret.parts) < 2 {
+		return
+	}
+	pcrs, err := start.At(v.at)
+	if err != nil {
+		return
+	}
+	for _, w := range v.secret.parts {
+		if err := w.policy.Check(pcrs); err != nil {
 			v.notes = append(v.notes, fmt.Sprintf("%s: %v", w.name, err))
 		}
 	}
-	r := v.secret.Requirement
-	r.At = v.at
+}
+
+// explain adds which PCRs are others, why a no is inherent to the way of
+// starting, and the way out.
+func (v *verdict) explain(start *start, by *background) {
+	pcrs, err := start.At(v.at)
+	if err != nil {
+		return
+	}
+	v.addValues(pcrs, by)
+	if !by.compared {
+		v.hint = "to see which event differs from those of an image that did: --reference=IMAGE"
+	}
 	if v.start != startKexec {
 		return
 	}
-	if p.OSSeparator == measure.SeparatorYes {
-		without := *p
-		without.OSSeparator = measure.SeparatorNo
-		if r.Check(&without) == nil {
+	if start.OSSeparator == measure.SeparatorYes {
+		without := *start
+		p := *start.Prediction
+		p.OSSeparator = measure.SeparatorNo
+		without.Prediction = &p
+		if v.secret.checkAt(v.at, &without) == nil {
 			v.notes = append(v.notes, "systemd extends os-separator into its PCRs a second time after a kexec")
 			v.hint = "to have the next system measure nothing: --append=systemd.tpm2_measured_os=no"
 			return
 		}
 	}
-	if r.Check(cold) == nil {
+	if v.secret.checkAt(v.at, by.cold()) == nil {
 		v.notes = append(v.notes, "after a cold boot it would: a kexec extends PCRs that hold what was measured before")
 		v.hint = "to start it by firmware: systemctl reboot --boot-loader-entry=ID"
 	}
+}
+
+// addValues names the PCRs that a token is sealed to other values of, which it
+// does not say itself, where one of the known values is it.
+func (v *verdict) addValues(pcrs measure.PCRs, by *background) {
+	no := *v.no
+	no.Mismatches = slices.Clone(no.Mismatches)
+	for _, w := range v.secret.parts {
+		if w.token == nil || len(w.token.PCRs) == 0 {
+			continue
+		}
+		sealed, ok := w.token.SealedValues(by.known())
+		if !ok {
+			continue
+		}
+		name := v.secret.Name
+		if len(v.secret.parts) > 1 {
+			name += ", " + w.name + ","
+		}
+		for b := range sealed {
+			for _, n := range w.token.PCRs {
+				if got := pcrs[b][n]; got != nil && got.String() != sealed[b][n].String() {
+					no.Mismatches = append(no.Mismatches, policy.Mismatch{
+						Requirement: name, Phase: v.at, Bank: b, PCR: n, Want: []measure.Digest{sealed[b][n]}, Got: got,
+					})
+				}
+			}
+		}
+	}
+	v.no = &no
 }
 
 // answer is yes, no or unknown.
@@ -109,6 +218,7 @@ type sourceJSON struct {
 	At       measure.Phase `json:"at"`
 	Required bool          `json:"required"`
 	Answer   string        `json:"answer"` // yes, no, unknown
+	PIN      bool          `json:"pin,omitempty"`
 	Reason   policy.Reason `json:"reason,omitempty"`
 	Detail   string        `json:"detail,omitempty"`
 	Notes    []string      `json:"notes,omitempty"`
@@ -120,7 +230,7 @@ type sourceJSON struct {
 func (v *verdict) json() sourceJSON {
 	j := sourceJSON{
 		Name: v.secret.Name, Kind: "pcrs", For: v.start, At: v.at, Required: !v.optional,
-		Answer: v.answer(), Notes: v.notes, Hint: v.hint,
+		Answer: v.answer(), PIN: v.pin, Notes: v.notes, Hint: v.hint,
 	}
 	if src := v.secret.Source; src != nil {
 		j.Kind, j.Path = string(src.Kind), src.Path
@@ -128,7 +238,8 @@ func (v *verdict) json() sourceJSON {
 	switch {
 	case v.no != nil:
 		j.Reason = v.no.Reason
-		j.Detail, j.mismatches = v.no.Detail, v.no.Mismatches
+		j.Detail = strings.TrimPrefix(v.no.Detail, fmt.Sprintf("%s %s: ", j.Name, at(j.At)))
+		j.mismatches = v.no.Mismatches
 	case v.err != nil:
 		j.Detail = v.err.Error()
 	}
@@ -150,6 +261,9 @@ func (j sourceJSON) String() string {
 		words["yes"], words["no"] = "will unlock", "will not unlock"
 	}
 	text := fmt.Sprintf("%s, %s, %s: %s", map[string]string{startKexec: "kexec", startCold: "cold boot"}[j.For], j.Name, at(j.At), words[j.Answer])
+	if j.PIN {
+		text += ", with its PIN"
+	}
 	if !j.Required {
 		text += " (optional)"
 	}
@@ -167,7 +281,7 @@ type checkJSON struct {
 	Image   imageJSON     `json:"image"`
 	Trust   string        `json:"trust,omitempty"` // what is to be said of the signature
 	Base    string        `json:"base"`
-	Policy  string        `json:"policy"`
+	Policy  string        `json:"policy"` // the file, "" without one
 	Sources []sourceJSON  `json:"sources"`
 	// Mismatches are the PCRs that are not accepted.
 	Mismatches      []mismatchJSON   `json:"mismatches"`
@@ -192,8 +306,11 @@ func (c *checkJSON) print(w io.Writer) error {
 			fmt.Fprintf(w, "  %s\n", s.Hint)
 		}
 	}
-	if c.OK {
+	switch {
+	case c.OK && c.Policy != "":
 		fmt.Fprintf(w, "%s: in policy (%s)\n", clean(c.Image.Path), clean(c.Policy))
+	case c.OK:
+		fmt.Fprintf(w, "%s: yes to all that is required\n", clean(c.Image.Path))
 	}
 	if c.FirstDifference != nil {
 		fmt.Fprintln(w, clean(c.FirstDifference.String()))

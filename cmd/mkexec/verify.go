@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/mkexec/mkexec/measure"
 	"github.com/mkexec/mkexec/measure/stub"
@@ -57,11 +58,18 @@ func (f *imageFlags) addTrust() {
 // interesting tells whether what is found is worth telling: something is
 // required, or something is there to trust.
 func (v *verifier) interesting() bool {
-	return v.required || v.store.SecureBoot || len(v.opts.Anchors) > 0
+	return v.required || v.store.SecureBoot || len(v.opts.Anchors) > 0 || len(v.store.DB.Certificates) > 0
 }
 
-// sbatCounts tells whether generations below this machine's level are a no.
-func (v *verifier) sbatCounts() bool { return v.rules.SBAT != policy.TrustReported }
+// needsSBAT tells whether generations below this machine's level are a no.
+func (v *verifier) needsSBAT() bool {
+	return v.rules.SBAT == policy.TrustRequired || v.rules.SBAT == policy.TrustAuto && v.store.Enforced()
+}
+
+// demands tells whether anything is asked of images, be it waived by --no-verify.
+func (v *verifier) demands() bool {
+	return v.required || v.needsSBAT() || v.rules.EmbeddedCmdline || v.rules.Cmdlines != nil || v.rules.Allow != nil
+}
 
 // acceptAddons answers for the firmware of this machine which addons it loads.
 func acceptAddons(sys *system) (func(string, *uki.File) (bool, error), error) {
@@ -73,7 +81,8 @@ func acceptAddons(sys *system) (func(string, *uki.File) (bool, error), error) {
 }
 
 // checkKernel tells of the kernel in an image what Linux will say in one word: it
-// is not signed, or changed after it was. Who signed it Linux knows better.
+// is not signed, or changed after it was. Who signed it Linux knows better. And it
+// tells what Linux does not look at: that the kernel is revoked.
 func (v *verifier) checkKernel(kernel measure.Content) error {
 	if v.insist || !v.store.Enforced() {
 		return nil
@@ -83,11 +92,16 @@ func (v *verifier) checkKernel(kernel measure.Content) error {
 		return nil // no PE file: other kernels are signed in other ways
 	}
 	verdict, err := trust.CheckKernel(f, v.store, v.opts)
-	if err != nil {
+	switch {
+	case err != nil:
 		return fmt.Errorf("kernel: signature: %w: %w", err, policy.ErrCannotTell)
-	}
-	if verdict.Trusted || verdict.Reason == trust.ReasonUntrusted {
+	case verdict.Trusted || verdict.Reason == trust.ReasonUntrusted:
 		return nil
+	case verdict.Reason == trust.ReasonRevokedSBAT && !v.needsSBAT():
+		return nil
+	case verdict.Reason == trust.ReasonRevokedHash || verdict.Reason == trust.ReasonRevokedSBAT:
+		return withHint(&policy.MismatchError{Reason: policy.Reason(verdict.Reason), Detail: "kernel: " + verdict.Detail},
+			"to start it all the same: --no-verify")
 	}
 	return withHint(&policy.MismatchError{Reason: policy.Reason(verdict.Reason), Detail: "kernel: Linux will refuse it: " + verdict.Detail},
 		"to see what the image holds: mkexec inspect --digests IMAGE; the kernel in it has a signature of its own")
@@ -95,20 +109,30 @@ func (v *verifier) checkKernel(kernel measure.Content) error {
 
 // A judgement is what a verifier says of an image.
 type judgement struct {
-	*trust.Verdict      // nil if the image cannot have a signature
-	bare           bool // a kernel without a UKI around it
+	*trust.Verdict       // nil if the image cannot have a signature, or none that is understood
+	err            error // why it is not understood
+	bare           bool  // a kernel without a UKI around it
 	signers        []measure.Digest
 }
 
 // String says it in one line.
 func (j *judgement) String() string {
 	switch {
+	case j.err != nil:
+		return fmt.Sprintf("cannot be told: %v", j.err)
 	case j.Verdict == nil:
 		return "not a PE file, which alone can be signed"
 	case j.Trusted:
 		return fmt.Sprintf("trusted: %v", j.Anchor)
+	case j.SBATReason != "" && j.Reason != j.SBATReason:
+		return fmt.Sprintf("not trusted: %s; %s", j.Detail, j.SBATDetail)
 	}
 	return "not trusted: " + j.Detail
+}
+
+// isTrusted tells whether the image is trusted, leaving aside what SBAT says.
+func (j *judgement) isTrusted() bool {
+	return j.Verdict != nil && (j.Trusted || j.SBATReason != "" && j.Reason == j.SBATReason)
 }
 
 // verify looks at the signature of an image. An image that has to be trusted and
@@ -121,25 +145,31 @@ func (v *verifier) verify(image measure.Content) (*judgement, error) {
 		if j.bare { // shim does not ask a kernel for SBAT data
 			check = trust.CheckKernel
 		}
-		if j.Verdict, err = check(f, v.store, v.opts); err != nil && !v.insist {
-			return nil, fmt.Errorf("signature: %w: %w", err, policy.ErrCannotTell)
+		if j.Verdict, j.err = check(f, v.store, v.opts); j.err != nil && !v.insist && (v.required || v.needsSBAT()) {
+			return nil, fmt.Errorf("signature: %w: %w", j.err, policy.ErrCannotTell)
 		}
 	}
-	if j.Verdict != nil {
+	if j.isTrusted() {
 		for _, s := range j.Signatures {
-			if s.Reason == "" && j.Trusted {
+			if s.Reason == "" {
 				d := sha256.Sum256(s.Signer.Raw)
 				j.signers = append(j.signers, d[:])
 			}
 		}
 	}
-	if j.Verdict != nil && !v.sbatCounts() && (j.Reason == trust.ReasonNoSBAT || j.Reason == trust.ReasonRevokedSBAT) {
-		return j, nil // SBAT is looked at last: all else is well
+	switch {
+	case v.insist:
+	case v.required && !j.isTrusted():
+		return j, j.refused()
+	case v.needsSBAT() && j.Verdict != nil && j.SBATReason != "":
+		return j, withHint(&policy.MismatchError{Reason: policy.Reason(j.SBATReason), Detail: "image: not trusted: " + j.SBATDetail},
+			"to start it all the same: --no-verify")
 	}
-	required := v.required || v.rules.SBAT == policy.TrustRequired && j.Verdict != nil && (j.Reason == trust.ReasonNoSBAT || j.Reason == trust.ReasonRevokedSBAT)
-	if v.insist || !required || j.Verdict != nil && j.Trusted {
-		return j, nil
-	}
+	return j, nil
+}
+
+// refused is the no for an image that nobody who counts has signed.
+func (j *judgement) refused() error {
 	reason, hint := trust.ReasonUnsigned, "to start it all the same: --no-verify"
 	if j.Verdict != nil {
 		reason = j.Reason
@@ -147,7 +177,7 @@ func (v *verifier) verify(image measure.Content) (*judgement, error) {
 	if reason == trust.ReasonUntrusted {
 		hint = "to trust its signer: --trust=CERTIFICATE; " + hint
 	}
-	return j, withHint(&policy.MismatchError{Reason: policy.Reason(reason), Detail: "image: " + j.String()}, hint)
+	return withHint(&policy.MismatchError{Reason: policy.Reason(reason), Detail: "image: " + j.String()}, hint)
 }
 
 // checkRules holds an image against the rules of the policy file.
@@ -175,7 +205,11 @@ func readCertificates(name string) ([]*x509.Certificate, error) {
 	}
 	certs, err := trust.ReadCertificates(os.DirFS(dir), base)
 	var missing *fs.PathError
-	if err != nil && !errors.As(err, &missing) {
+	switch {
+	case err == nil || errors.As(err, &missing):
+	case base == ".":
+		err = fmt.Errorf("%s: %s", name, strings.TrimPrefix(err.Error(), ".: "))
+	default:
 		err = inFile(dir, err)
 	}
 	return certs, err

@@ -34,7 +34,7 @@ type systemdRelease struct {
 }
 
 // systemdReleases are those of Debian stable, and 262 if SYSTEMD_ROOT, a Debian
-// sid in a folder, has it. It has to if MKEXEC_REQUIRE has the word systemd.
+// sid in a folder, has it. It has to if MKEXEC_REQUIRE has the word systemd-262.
 func systemdReleases(t *testing.T) []systemdRelease {
 	a := vm.Require(t)
 	releases := []systemdRelease{
@@ -45,7 +45,7 @@ func systemdReleases(t *testing.T) []systemdRelease {
 	newest := systemdRelease{262, filepath.Join(dir, "linuxx64.efi.stub"), filepath.Join(dir, "addonx64.efi.stub"), filepath.Join(dir, "systemd-bootx64.efi")}
 	if stub, err := os.ReadFile(newest.stub); err == nil && bytes.Contains(stub, []byte("systemd-stub 262.")) {
 		releases = append(releases, newest)
-	} else if slices.Contains(strings.Split(os.Getenv("MKEXEC_REQUIRE"), ","), "systemd") {
+	} else if slices.Contains(strings.Split(os.Getenv("MKEXEC_REQUIRE"), ","), "systemd-262") {
 		t.Fatal("no systemd 262 in SYSTEMD_ROOT, but MKEXEC_REQUIRE has it")
 	} else {
 		t.Log("no systemd 262 in SYSTEMD_ROOT: without it")

@@ -12,6 +12,7 @@ import (
 	"path"
 
 	"github.com/mkexec/mkexec/measure"
+	"github.com/mkexec/mkexec/measure/mountinfo"
 )
 
 // A Type is what a partition that firmware or boot loader reads is.
@@ -41,7 +42,7 @@ var ErrCannotTell = measure.ErrCannotTell
 // and else on /boot as XBOOTLDR. An automount point is entered.
 func Mounted(root fs.FS) (espDir, xbootldrDir string, err error) {
 	const efi, boot, bootEFI = "/efi", "/boot", "/boot/efi"
-	mounts, err := readMounts(root)
+	mounts, err := mountinfo.Read(root)
 	if err != nil {
 		return "", "", err
 	}
@@ -49,23 +50,23 @@ func Mounted(root fs.FS) (espDir, xbootldrDir string, err error) {
 	dev := map[string]string{}
 	for _, point := range []string{efi, boot, bootEFI} {
 		m, ok := holding(mounts, point)
-		if ok && m.point == point && m.fstype == "autofs" {
+		if ok && m.Point == point && m.FSType == "autofs" {
 			// what there is to be mounted is mounted now; if nothing can be, there is nothing to list either
 			_, _ = fs.ReadDir(root, point[1:])
-			if mounts, err = readMounts(root); err != nil {
+			if mounts, err = mountinfo.Read(root); err != nil {
 				return "", "", err
 			}
 			m, ok = holding(mounts, point)
 		}
-		if !ok || m.point != point || m.root != "/" {
+		if !ok || m.Point != point || m.Root != "/" {
 			continue
 		}
-		t, err := m.partitionType(root)
+		t, err := partitionType(root, m)
 		if err != nil {
 			return "", "", err
 		}
-		if t == XBOOTLDR || m.fstype == "vfat" && t != other {
-			at[point], dev[point] = t, m.dev
+		if t == XBOOTLDR || m.FSType == "vfat" && t != other {
+			at[point], dev[point] = t, m.Dev
 		}
 	}
 	first := func(want Type, points ...string) string {
@@ -97,7 +98,7 @@ func Holding(root fs.FS, file string) (dir, name string, ok bool, err error) {
 	if !path.IsAbs(file) || path.Clean(file) != file {
 		return "", "", false, fmt.Errorf("%.80q: not an absolute path, or not a clean one", file)
 	}
-	mounts, err := readMounts(root)
+	mounts, err := mountinfo.Read(root)
 	if err != nil {
 		return "", "", false, err
 	}
@@ -105,25 +106,25 @@ func Holding(root fs.FS, file string) (dir, name string, ok bool, err error) {
 	if !found { // in a chroot, whose root need not be a mount
 		return "", "", false, nil
 	}
-	t, err := m.partitionType(root)
+	t, err := partitionType(root, m)
 	if err != nil {
 		return "", "", false, err
 	}
-	if m.fstype != "vfat" && t != ESP && t != XBOOTLDR {
+	if m.FSType != "vfat" && t != ESP && t != XBOOTLDR {
 		return "", "", false, nil
 	}
-	inMount, _ := below(file, m.point)
-	onPartition := path.Join(m.root, inMount)
-	if m.root == "/" {
-		return m.point, onPartition[1:], true, nil
+	inMount, _ := below(file, m.Point)
+	onPartition := path.Join(m.Root, inMount)
+	if m.Root == "/" {
+		return m.Point, onPartition[1:], true, nil
 	}
 	for _, whole := range mounts {
-		if whole.dev != m.dev || whole.root != "/" {
+		if whole.Dev != m.Dev || whole.Root != "/" {
 			continue
 		}
-		if top, _ := holding(mounts, whole.point); top == whole { // nothing is mounted over it
-			return whole.point, onPartition[1:], true, nil
+		if top, _ := holding(mounts, whole.Point); top == whole { // nothing is mounted over it
+			return whole.Point, onPartition[1:], true, nil
 		}
 	}
-	return "", "", false, fmt.Errorf("%.80q: of its partition (device %s) only %.80q is mounted: %w", file, m.dev, m.root, ErrCannotTell)
+	return "", "", false, fmt.Errorf("%.80q: of its partition (device %s) only %.80q is mounted: %w", file, m.Dev, m.Root, ErrCannotTell)
 }

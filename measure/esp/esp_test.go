@@ -187,25 +187,3 @@ func TestHostileMountinfo(t *testing.T) {
 		}
 	}
 }
-
-// FuzzMount: what a line says, written as the kernel writes it, says it again.
-func FuzzMount(f *testing.F) {
-	for _, line := range []string{rootLine, procLine, efiLine, bootLine, nested, `1 2 8:1 /a\040b /c\134d\012 rw a:1 b:2 - vfat x rw`} {
-		f.Add(strings.TrimSpace(line))
-	}
-	escape := strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`, "#", `\043`)
-	f.Fuzz(func(t *testing.T, line string) {
-		m, err := parseMount(line)
-		if err != nil {
-			return
-		}
-		again := m.id + " " + m.parent + " " + m.dev + " " + escape.Replace(m.root) + " " + escape.Replace(m.point) + " rw - " + m.fstype + " x rw"
-		if strings.ContainsFunc(m.root+m.point, func(r rune) bool { return r != ' ' && r != '\t' && r != '\n' && strings.TrimSpace(string(r)) == "" }) {
-			return // blanks that the kernel does not escape, and Fields splits at
-		}
-		n, err := parseMount(again)
-		if err != nil || n != m {
-			t.Errorf("%q: %+v, then %+v, %v", line, m, n, err)
-		}
-	})
-}

@@ -1,13 +1,10 @@
 package hwid
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"regexp"
-	"slices"
 
+	"github.com/mkexec/mkexec/measure/strictyaml"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -46,20 +43,11 @@ var (
 // that is there twice or without a value, and a value of another form are errors,
 // with the line.
 func ParseMachine(data []byte) (*Machine, error) {
-	if len(data) > MaxFileSize {
-		return nil, fmt.Errorf("hardware: more than %d bytes", MaxFileSize)
+	n, err := strictyaml.Parse(data, MaxFileSize)
+	if err != nil {
+		return nil, fmt.Errorf("hardware: %w", err)
 	}
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	var doc yaml.Node
-	if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("hardware: empty")
-	} else if err != nil {
-		return nil, fmt.Errorf("hardware: %.200s", err) // an anchor's name in it may be long
-	}
-	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("hardware: more than one document")
-	}
-	m, err := parseFile(doc.Content[0])
+	m, err := parseFile(n)
 	if err != nil {
 		return nil, fmt.Errorf("hardware: %w", err)
 	}
@@ -67,14 +55,12 @@ func ParseMachine(data []byte) (*Machine, error) {
 }
 
 func parseFile(n *yaml.Node) (*Machine, error) {
-	keys, err := mapping(n, "the machine", "version", "devicetree", "panel", "smbios", "secure-boot", "confidential-vm")
+	keys, err := strictyaml.Mapping(n, "the machine", "version", "devicetree", "panel", "smbios", "secure-boot", "confidential-vm")
 	if err != nil {
 		return nil, err
 	}
-	if v := keys["version"]; v == nil {
-		return nil, lineError(n, "no version (this is version 1)")
-	} else if v.Value != "1" {
-		return nil, lineError(v, "version %.20q: unknown (known: 1)", v.Value)
+	if err := strictyaml.Version(n, keys); err != nil {
+		return nil, err
 	}
 	m := &Machine{}
 	if m.FirmwareDevicetree, err = parseName(keys["devicetree"], "devicetree", compatibleText,
@@ -117,7 +103,7 @@ func parseSMBIOS(n *yaml.Node, m *Machine) error {
 		return nil
 	}
 	known := []string{"manufacturer", "family", "product-name", "sku", "baseboard-manufacturer", "baseboard-product", "cmdline-extra"}
-	keys, err := mapping(n, "smbios", known...)
+	keys, err := strictyaml.Mapping(n, "smbios", known...)
 	if err != nil {
 		return err
 	}
@@ -131,7 +117,7 @@ func parseSMBIOS(n *yaml.Node, m *Machine) error {
 			return err
 		}
 		if err := checkText(s); err != nil {
-			return lineError(v, "%s: %w", key, err)
+			return strictyaml.Error(v, "%s: %w", key, err)
 		}
 		*facts[key] = Known(s)
 	}
@@ -151,7 +137,7 @@ func parseName(n *yaml.Node, key string, form *regexp.Regexp, want string) (Fact
 		return Known(""), nil
 	}
 	if !form.MatchString(s) {
-		return nil, lineError(n, "%s: %.80q: not %s", key, s, want)
+		return nil, strictyaml.Error(n, "%s: %.80q: not %s", key, s, want)
 	}
 	return Known(s), nil
 }
@@ -162,7 +148,7 @@ func parseBool(n *yaml.Node, key string) (*bool, error) {
 	}
 	yes := n.Value == "yes"
 	if n.Kind != yaml.ScalarNode || !yes && n.Value != "no" {
-		return nil, lineError(n, "%s: %.40q: neither yes nor no", key, n.Value)
+		return nil, strictyaml.Error(n, "%s: %.40q: neither yes nor no", key, n.Value)
 	}
 	return &yes, nil
 }
@@ -170,39 +156,10 @@ func parseBool(n *yaml.Node, key string) (*bool, error) {
 // scalar returns the text of a value as it is written, so that 0042 is not a number.
 func scalar(n *yaml.Node, key string) (string, error) {
 	if n.Kind != yaml.ScalarNode || n.ShortTag() == "!!null" || n.ShortTag() == "!!binary" {
-		return "", lineError(n, "%s: not a text (an empty one is written \"\")", key)
+		return "", strictyaml.Error(n, "%s: not a text (an empty one is written \"\")", key)
 	}
 	if len(n.Value) > maxString {
-		return "", lineError(n, "%s: more than %d bytes", key, maxString)
+		return "", strictyaml.Error(n, "%s: more than %d bytes", key, maxString)
 	}
 	return n.Value, nil
-}
-
-// mapping returns the values of a mapping by key, all of which are known.
-func mapping(n *yaml.Node, what string, known ...string) (map[string]*yaml.Node, error) {
-	if n.Kind != yaml.MappingNode || len(n.Content) == 0 {
-		return nil, lineError(n, "%s: not a mapping with at least one key", what)
-	}
-	values := map[string]*yaml.Node{}
-	for i := 0; i < len(n.Content); i += 2 {
-		key, value := n.Content[i], n.Content[i+1]
-		if key.Kind != yaml.ScalarNode {
-			return nil, lineError(key, "%s: a key that is not a plain word", what)
-		}
-		if !slices.Contains(known, key.Value) {
-			return nil, lineError(key, "%s: unknown key %.40q (known: %v)", what, key.Value, known)
-		}
-		if values[key.Value] != nil {
-			return nil, lineError(key, "%s: key %.40q twice", what, key.Value)
-		}
-		if value.Kind == yaml.AliasNode {
-			return nil, lineError(value, "%.40q: aliases are not supported", key.Value)
-		}
-		values[key.Value] = value
-	}
-	return values, nil
-}
-
-func lineError(n *yaml.Node, format string, args ...any) error {
-	return fmt.Errorf("line %d: %w", n.Line, fmt.Errorf(format, args...))
 }

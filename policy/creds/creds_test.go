@@ -227,8 +227,9 @@ func TestUnknown(t *testing.T) {
 		{"both", "A", []measure.PCR{7, 11}, false, ""},
 		{"11, and 7 is another one", "C", []measure.PCR{11}, false, policy.ReasonPCR},
 		{"7, and 11 is not signed", "D", []measure.PCR{7}, false, policy.ReasonUnsigned},
-		{"7, and there are no signatures", "A", []measure.PCR{7}, true, policy.ReasonUnsigned},
-		{"11, and there are no signatures", "A", []measure.PCR{11}, true, policy.ReasonUnsigned},
+		{"7, and there are no signatures", "A", []measure.PCR{7}, true, ""},
+		{"11, and there are no signatures", "A", []measure.PCR{11}, true, ""},
+		{"7 is another one, and there are no signatures", "C", nil, true, policy.ReasonPCR},
 	} {
 		pcrs := r.pcrs(t, test.state)
 		for _, n := range test.lacks {

@@ -103,7 +103,7 @@ func TestCheckDetail(t *testing.T) {
 		change                        func(*creds.Policy)
 	}{
 		{"value", "tpm2-7+11 (262)", "B", "policy not met: sealed to other values of PCR 7 11 (sha256) than those predicted", nil},
-		{"no signatures", "pk (262)", "A", "policy not met: no file with signatures is found", func(p *creds.Policy) { p.Signatures = nil }},
+		{"no signatures", "pk (262)", "A", "wants a signed policy, and there are no signatures to look at: cannot tell", func(p *creds.Policy) { p.Signatures = nil }},
 		{"not signed", "pk (262)", "D", "policy not met: no signature for PCR 11 (sha256) as predicted, policy ", nil},
 		{"other digest", "pk (262)", "A", "policy not met: sealed with the policy 00", func(p *creds.Policy) { p.Digest = [32]byte{} }},
 		{"no key", "pk (262)", "A", "public key: no PEM block", func(p *creds.Policy) { p.PublicKey = []byte("x") }},

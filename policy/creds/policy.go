@@ -27,8 +27,8 @@ type Policy struct {
 	PublicKeyPCRs []measure.PCR
 	// Digest is the policy digest that the key is sealed with.
 	Digest tpm2.Digest
-	// Signatures are the signed PCR policies that systemd will find, nil if it
-	// will find none. Parse leaves them nil.
+	// Signatures are the signed PCR policies that systemd will find, nil if that
+	// is not known. Parse leaves them nil.
 	Signatures *pcrsig.File
 }
 
@@ -67,7 +67,7 @@ func (p *Policy) Check(pcrs measure.PCRs) error {
 // signed tells whether the key signed the values of its PCRs.
 func (p *Policy) signed(key *rsa.PublicKey, pcrs measure.PCRs) error {
 	if p.Signatures == nil {
-		return &policy.MismatchError{Reason: policy.ReasonUnsigned, Detail: "no file with signatures is found"}
+		return fmt.Errorf("wants a signed policy, and there are no signatures to look at: %w", policy.ErrCannotTell)
 	}
 	d, err := tpm2.Digest{}.PCR(p.Bank, p.PublicKeyPCRs, pcrs)
 	if err != nil {

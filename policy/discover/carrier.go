@@ -7,6 +7,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/mkexec/mkexec/measure/mountinfo"
 )
 
 // carriers are the devices that a file system is on, and all that those are made of.
@@ -21,7 +23,7 @@ var diskless = []string{"rootfs", "tmpfs", "ramfs", "nfs", "nfs4", "cifs", "smb3
 
 // carriersOf returns the carriers of the file system that is mounted at a
 // directory, none if it is not a mount point.
-func carriersOf(root fs.FS, mounts []mount, point string) carriers {
+func carriersOf(root fs.FS, mounts []mountinfo.Mount, point string) carriers {
 	c := carriers{devices: map[string]bool{}}
 	m, ok := mountAt(mounts, point)
 	if !ok {
@@ -30,12 +32,12 @@ func carriersOf(root fs.FS, mounts []mount, point string) carriers {
 		}
 		return c
 	}
-	if slices.Contains(diskless, m.fstype) {
+	if slices.Contains(diskless, m.FSType) {
 		return c
 	}
-	todo, err := m.devices(root)
+	todo, err := devicesOf(root, m)
 	if err != nil {
-		c.unknown = fmt.Sprintf("what %s (%s) is on cannot be told: %v", point, m.fstype, err)
+		c.unknown = fmt.Sprintf("what %s (%s) is on cannot be told: %v", point, m.FSType, err)
 		return c
 	}
 	for len(todo) > 0 {
@@ -58,12 +60,12 @@ func carriersOf(root fs.FS, mounts []mount, point string) carriers {
 	return c
 }
 
-// devices returns the names in /sys/class/block of the devices that a mounted
+// devicesOf returns the names in /sys/class/block of the devices that a mounted
 // file system says it is on.
-func (m mount) devices(root fs.FS) ([]string, error) {
+func devicesOf(root fs.FS, m mountinfo.Mount) ([]string, error) {
 	// the number of a block device, or an anonymous one of a file system that has several or none
-	if !strings.HasPrefix(m.dev, "0:") {
-		event, err := fs.ReadFile(root, "sys/dev/block/"+m.dev+"/uevent")
+	if !strings.HasPrefix(m.Dev, "0:") {
+		event, err := fs.ReadFile(root, "sys/dev/block/"+m.Dev+"/uevent")
 		if err != nil {
 			return nil, err
 		}
@@ -72,10 +74,10 @@ func (m mount) devices(root fs.FS) ([]string, error) {
 				return []string{sysNameOf(name)}, nil
 			}
 		}
-		return nil, fmt.Errorf("device %s has no name", m.dev)
+		return nil, fmt.Errorf("device %s has no name", m.Dev)
 	}
 	var names []string
-	for _, source := range strings.Split(m.source, ":") { // bcachefs has colons between them
+	for _, source := range strings.Split(m.Source, ":") { // bcachefs has colons between them
 		if !strings.HasPrefix(source, "/dev/") {
 			return nil, fmt.Errorf("%.80q is not a device", source)
 		}
@@ -88,7 +90,7 @@ func (m mount) devices(root fs.FS) ([]string, error) {
 		}
 		names = append(names, sysNameOf(device))
 	}
-	if m.fstype == "btrfs" { // names one of its devices
+	if m.FSType == "btrfs" { // names one of its devices
 		return btrfsDevices(root, names[0])
 	}
 	return names, nil
@@ -117,4 +119,16 @@ func btrfsDevices(root fs.FS, sysName string) ([]string, error) {
 		}
 	}
 	return nil, fmt.Errorf("%s is in no btrfs", sysName)
+}
+
+// mountAt returns the mount that is to be seen at a mount point; ok is false if
+// nothing is mounted there.
+func mountAt(mounts []mountinfo.Mount, point string) (m mountinfo.Mount, ok bool) {
+	for _, c := range mounts {
+		over := func(o mountinfo.Mount) bool { return o.Parent == c.ID && o.ID != c.ID && o.Point == point }
+		if c.Point == point && !slices.ContainsFunc(mounts, over) {
+			m, ok = c, true
+		}
+	}
+	return m, ok
 }

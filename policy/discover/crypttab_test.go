@@ -220,25 +220,3 @@ func FuzzCrypttab(f *testing.F) {
 		}
 	})
 }
-
-// FuzzMount: a line that is accepted has a number and a type, and says the same
-// with more fields before the dash.
-func FuzzMount(f *testing.F) {
-	f.Add("36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue")
-	f.Add(`22 1 0:26 / /a\040b rw - btrfs /dev/mapper/a\134x rw`)
-	f.Fuzz(func(t *testing.T, line string) {
-		m, err := parseMount(line)
-		if err != nil {
-			if len(err.Error()) > 400 {
-				t.Fatalf("%v", err)
-			}
-			return
-		}
-		if m.id == "" || m.dev == "" || m.fstype == "" || m.point == "" || m.source == "" {
-			t.Fatalf("%+v", m)
-		}
-		if more, err := parseMount(strings.Replace(line, " - ", " shared:9 - ", 1)); err != nil || more != m {
-			t.Fatalf("%+v, %v, with one more field %+v", m, err, more)
-		}
-	})
-}

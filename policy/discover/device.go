@@ -166,3 +166,20 @@ func resolve(root fs.FS, file string) (string, error) {
 	}
 	return "", fmt.Errorf("%.80q: too many symbolic links", file)
 }
+
+// StablePath returns the path of a device by its UUID, which it has at each boot,
+// if udev made one; else the path itself.
+func StablePath(root fs.FS, device string) string {
+	const dir = "/dev/disk/by-uuid"
+	links, err := fs.ReadDir(root, dir[1:])
+	if err != nil {
+		return device
+	}
+	for _, l := range links {
+		link := path.Join(dir, l.Name())
+		if target, err := resolve(root, link); err == nil && target == device {
+			return link
+		}
+	}
+	return device
+}

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 
 	"github.com/mkexec/mkexec/measure"
+	"github.com/mkexec/mkexec/measure/mountinfo"
 	"github.com/mkexec/mkexec/policy"
 )
 
@@ -30,7 +31,7 @@ type Found struct {
 	// Signature and PCRLock are the files with signed PCR policies and with the
 	// policy of systemd-pcrlock that /etc/crypttab names for this device. systemd
 	// tries the token with the files that it finds itself first, see
-	// SignatureFiles, and then with these. "" if none is named.
+	// SignatureFile, and then with these. "" if none is named.
 	Signature, PCRLock string
 	// At is the phase at which the secret is wanted, and OrAt are others at which
 	// it may be wanted instead: only in all of them it is certain to open.
@@ -72,7 +73,7 @@ func Find(root fs.FS) ([]Found, error) {
 	var errs []error
 	volumes, err := activeVolumes(root)
 	errs = append(errs, err)
-	mounts, err := readMounts(root)
+	mounts, err := mountinfo.Read(root)
 	errs = append(errs, err)
 	roots, usr := carriersOf(root, mounts, "/"), carriersOf(root, mounts, "/usr")
 	entries, err := readCrypttab(root)
@@ -82,7 +83,7 @@ func Find(root fs.FS) ([]Found, error) {
 	for _, s := range join(volumes, entries, roots, usr) {
 		found = append(found, s.found(root))
 	}
-	if path := first(root, pcrlockDirs, "pcrlock.json"); path != "" {
+	if path := PCRLockFile(root); path != "" {
 		found = append(found, Found{
 			Name: path, Source: policy.Source{Kind: policy.SourcePCRLock, Path: path}, At: inInitrd, Optional: true,
 			Note: "what tokens that refer to it depend on",

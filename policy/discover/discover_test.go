@@ -320,21 +320,28 @@ func TestLoop(t *testing.T) {
 	check(t, "loop", m, "image (/var/x.img): luks /var/x.img, at host")
 }
 
-func TestSignatureFiles(t *testing.T) {
+func TestSearch(t *testing.T) {
 	t.Parallel()
 	m := disk()
-	for _, test := range []struct{ add, signature, publicKey string }{
-		{"etc/systemd/system.conf", "", ""},
-		{"usr/lib/systemd/tpm2-pcr-signature.json", "/usr/lib/systemd/tpm2-pcr-signature.json", ""},
-		{"usr/local/lib/systemd/tpm2-pcr-signature.json", "/usr/local/lib/systemd/tpm2-pcr-signature.json", ""},
-		{"usr/lib/systemd/tpm2-pcr-public-key.pem", "/usr/local/lib/systemd/tpm2-pcr-signature.json", "/usr/lib/systemd/tpm2-pcr-public-key.pem"},
-		{"run/systemd/tpm2-pcr-signature.json", "/run/systemd/tpm2-pcr-signature.json", "/usr/lib/systemd/tpm2-pcr-public-key.pem"},
-		{"etc/systemd/tpm2-pcr-public-key.pem", "/run/systemd/tpm2-pcr-signature.json", "/etc/systemd/tpm2-pcr-public-key.pem"},
-		{"etc/systemd/tpm2-pcr-signature.json", "/etc/systemd/tpm2-pcr-signature.json", "/etc/systemd/tpm2-pcr-public-key.pem"},
+	for _, test := range []struct{ add, signature, image, publicKey string }{ // image: beside one that has its own
+		{"etc/systemd/system.conf", "", "", ""},
+		{"run/systemd/tpm2-pcr-signature.json", "", "", ""}, // that of this system's image
+		{"usr/lib/systemd/tpm2-pcr-signature.json", "/usr/lib/systemd/tpm2-pcr-signature.json", "", ""},
+		{"usr/local/lib/systemd/tpm2-pcr-signature.json", "/usr/local/lib/systemd/tpm2-pcr-signature.json", "", ""},
+		{"usr/lib/systemd/tpm2-pcr-public-key.pem", "/usr/local/lib/systemd/tpm2-pcr-signature.json", "", "/usr/lib/systemd/tpm2-pcr-public-key.pem"},
+		{"run/systemd/tpm2-pcr-public-key.pem", "/usr/local/lib/systemd/tpm2-pcr-signature.json", "", "/run/systemd/tpm2-pcr-public-key.pem"},
+		{"etc/systemd/tpm2-pcr-public-key.pem", "/usr/local/lib/systemd/tpm2-pcr-signature.json", "", "/etc/systemd/tpm2-pcr-public-key.pem"},
+		{"etc/systemd/tpm2-pcr-signature.json", "/etc/systemd/tpm2-pcr-signature.json", "/etc/systemd/tpm2-pcr-signature.json", "/etc/systemd/tpm2-pcr-public-key.pem"},
 	} {
 		m.write(test.add, "")
-		if signature, publicKey := discover.SignatureFiles(m); signature != test.signature || publicKey != test.publicKey {
-			t.Errorf("with %s: %s, %s", test.add, signature, publicKey)
+		if got := discover.SignatureFile(m, false); got != test.signature {
+			t.Errorf("with %s: signature %s", test.add, got)
+		}
+		if got := discover.SignatureFile(m, true); got != test.image {
+			t.Errorf("with %s: signature %s beside the image's", test.add, got)
+		}
+		if got := discover.PublicKeyFile(m); got != test.publicKey {
+			t.Errorf("with %s: public key %s", test.add, got)
 		}
 	}
 }

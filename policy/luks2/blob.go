@@ -2,6 +2,7 @@ package luks2
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -73,9 +74,32 @@ func parseBlob(blob []byte) (policy tpm2.Digest, err error) {
 	return tpm2.ParseDigest(authPolicy)
 }
 
-// rsrcNV is the kind of resource in a serialized handle of an NV index
-// (tpm2-tss, src/tss2-esys/esys_types.h, IESYSC_NV_RSRC).
-const rsrcNV = 2
+// The kinds of resources in a serialized handle (tpm2-tss,
+// src/tss2-esys/esys_types.h, IESYSC_KEY_RSRC, IESYSC_NV_RSRC).
+const (
+	rsrcKey = 1
+	rsrcNV  = 2
+)
+
+// parseKeyHandle returns the handle and the Name of the key whose handle tpm2-tss
+// serialized: handle, TPM2B_NAME, kind of resource, TPM2B_PUBLIC.
+func parseKeyHandle(data []byte) (handle uint32, name []byte, err error) {
+	c := cursor{rest: data}
+	handle, name, kind, public := c.u32(), c.sized(), c.u32(), c.sized()
+	switch {
+	case !c.end():
+		return 0, nil, errors.New("not a handle of a key: its sizes do not add up")
+	case kind != rsrcKey:
+		return 0, nil, fmt.Errorf("resource of kind %d: %w", kind, errUnsupported)
+	case len(public) < 4 || binary.BigEndian.Uint16(public[2:]) != algSHA256:
+		return 0, nil, fmt.Errorf("a key whose name is not of SHA-256: %w", errUnsupported)
+	}
+	sum := sha256.Sum256(public)
+	if want := append(binary.BigEndian.AppendUint16(nil, algSHA256), sum[:]...); !bytes.Equal(name, want) {
+		return 0, nil, fmt.Errorf("name %x, but that of its public area is %x", name, want)
+	}
+	return handle, name, nil
+}
 
 // parseNVHandle returns the Name of the NV index whose handle tpm2-tss
 // serialized: handle, TPM2B_NAME, kind of resource, TPM2B_NV_PUBLIC.

@@ -1,10 +1,13 @@
 package luks2_test
 
-// Volumes that cryptsetup and systemd-cryptenroll of this machine make with a
-// TPM in software: their tokens are judged for several states, and the TPM is
-// asked in each whether it releases the secret. It does not prove that the
-// secret opens the volume, and covers literal PCRs only; testdata/record.sh has
-// systemd unlock all kinds of tokens.
+// Volumes that cryptsetup and systemd-cryptenroll make with a TPM in software:
+// their tokens are judged for several states, and in each it is tried whether
+// they open. TestLive does so with what this machine has, for literal PCRs only,
+// and asks the TPM whether it releases the secret. TestReference has systemd 262
+// enroll all kinds of tokens and really unlock the volumes with them, where it is
+// at hand; what it did on one day is testdata/live, which TestUnlocks has. It
+// does not prove anything about TPM chips, or about a boot: PCRs are extended here
+// by hand.
 
 import (
 	"encoding/json"
@@ -216,4 +219,19 @@ func TestLive(t *testing.T) {
 	reset()
 	extend(t, d, 0, "firmware")
 	check("PCR 0 extended", "", "7", "11", "7+11")
+}
+
+// TestReference runs testdata/record.sh with the systemd 262 that is below
+// SYSTEMD_ROOT, and predicts what it does. Only root can chroot.
+func TestReference(t *testing.T) {
+	t.Parallel()
+	root := tpmtest.Systemd262(t)
+	for _, program := range []string{"cryptsetup", "systemd-cryptenroll", "swtpm", "tpm2_pcrread", "jq", "xxd"} {
+		tpmtest.Require(t, program)
+	}
+	dir := t.TempDir()
+	if out, err := exec.Command("testdata/record.sh", root, dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	checkUnlocks(t, dir)
 }

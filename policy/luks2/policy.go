@@ -27,7 +27,7 @@ type Signatures interface {
 
 // PCRLock is a policy of systemd-pcrlock, a pcrlock.json.
 type PCRLock struct {
-	// NVName is the Name of the NV index that the policy is in.
+	// NVName is the Name of the NV index that the policy is in, nil if it is not known.
 	NVName []byte
 	// Policy is met if the policy in that index is.
 	Policy policy.Policy
@@ -160,6 +160,8 @@ func (s *sealed) checkPCRLock(pcrs measure.PCRs) (name []byte, err error) {
 	switch {
 	case lock == nil:
 		return name, fmt.Errorf("wants the policy of systemd-pcrlock, and there is none to look at: %w", policy.ErrCannotTell)
+	case lock.NVName == nil:
+		return name, lock.Policy.Check(pcrs)
 	case name == nil: // before systemd 256
 		return lock.NVName, lock.Policy.Check(pcrs)
 	case !bytes.Equal(name, lock.NVName):

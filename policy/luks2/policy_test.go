@@ -32,7 +32,12 @@ var digests = regexp.MustCompile(`[0-9a-f]{40,}`)
 
 func read(t testing.TB, path string) []byte {
 	t.Helper()
-	data, err := os.ReadFile("testdata/" + path)
+	return readFile(t, "testdata/"+path)
+}
+
+func readFile(t testing.TB, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,20 +47,25 @@ func read(t testing.TB, path string) []byte {
 // sources returns those of a directory of testdata.
 func sources(t testing.TB, dir, signature string) luks2.Sources {
 	t.Helper()
-	signatures, err := pcrsig.Parse(read(t, dir+"/"+signature))
+	return sourcesIn(t, "testdata/"+dir, signature)
+}
+
+func sourcesIn(t testing.TB, dir, signature string) luks2.Sources {
+	t.Helper()
+	signatures, err := pcrsig.Parse(readFile(t, dir+"/"+signature))
 	if err != nil {
 		t.Fatal(err)
 	}
-	lock, err := pcrlock.Parse(read(t, dir+"/pcrlock.json"))
+	lock, err := pcrlock.Parse(readFile(t, dir+"/pcrlock.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	content, err := hex.DecodeString(strings.TrimSpace(string(read(t, dir+"/nv-content.hex"))))
+	content, err := hex.DecodeString(strings.TrimSpace(string(readFile(t, dir+"/nv-content.hex"))))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var file struct{ NVHandle []byte }
-	if err := json.Unmarshal(read(t, dir+"/pcrlock.json"), &file); err != nil {
+	if err := json.Unmarshal(readFile(t, dir+"/pcrlock.json"), &file); err != nil {
 		t.Fatal(err)
 	}
 	// handle, name, kind of resource, and TPM2B_NV_PUBLIC
@@ -95,7 +105,7 @@ func answer(err error) string {
 	return "error: " + err.Error()
 }
 
-// A recording is testdata/live/result.json.
+// A recording is testdata/live/result.json, made by testdata/record.sh.
 type recording struct {
 	States map[string]measure.PCRs
 	Tokens map[string]struct {
@@ -104,9 +114,14 @@ type recording struct {
 	}
 }
 
-func recorded(t testing.TB) (r recording) {
+func recorded(t testing.TB) recording {
 	t.Helper()
-	if err := json.Unmarshal(read(t, "live/result.json"), &r); err != nil {
+	return recordedIn(t, "testdata/live")
+}
+
+func recordedIn(t testing.TB, dir string) (r recording) {
+	t.Helper()
+	if err := json.Unmarshal(readFile(t, dir+"/result.json"), &r); err != nil {
 		t.Fatal(err)
 	}
 	if len(r.States) != 7 || len(r.Tokens) < 30 {
@@ -118,8 +133,15 @@ func recorded(t testing.TB) (r recording) {
 // TestUnlocks predicts what systemd 262 did.
 func TestUnlocks(t *testing.T) {
 	t.Parallel()
-	r := recorded(t)
-	src := sources(t, "live", "signature.json")
+	checkUnlocks(t, "testdata/live")
+}
+
+// checkUnlocks compares the verdict on each token in each state with whether
+// systemd unlocked.
+func checkUnlocks(t *testing.T, dir string) {
+	t.Helper()
+	r := recordedIn(t, dir)
+	src := sourcesIn(t, dir, "signature.json")
 	count := map[string]int{}
 	for name, recorded := range r.Tokens {
 		tok := token(t, recorded.Token)
@@ -360,6 +382,7 @@ func TestSources(t *testing.T) {
 	all := sources(t, "live", "signature.json")
 	other := sources(t, "golden", "sign-append-policyref.json") // of another machine
 	a, e, d := r.States["A"], r.States["E"], r.States["D"]
+	unread := luks2.Sources{PCRLock: &luks2.PCRLock{Policy: unreadable{}}}
 	pcrlock255 := edit(t, "pcrlock", map[string]any{"tpm2_pcrlock_nv": nil})
 	for _, test := range []struct {
 		name  string
@@ -381,6 +404,9 @@ func TestSources(t *testing.T) {
 		{"sharded, no signatures", r.Tokens["sharded"].Token, luks2.Sources{PCRLock: all.PCRLock}, a, "cannot tell"},
 		{"sharded, no pcrlock", r.Tokens["sharded"].Token, luks2.Sources{Signatures: all.Signatures}, a, "cannot tell"},
 		{"sharded, not signed, no pcrlock", r.Tokens["sharded"].Token, luks2.Sources{Signatures: all.Signatures}, d, "no: no-matching-signature"},
+		{"pcrlock, not read", r.Tokens["pcrlock"].Token, unread, a, "cannot tell"},
+		{"pcrlock, not read, the rest is a no", r.Tokens["pcrlock7"].Token, unread, e, "no: pcr-mismatch"},
+		{"pcrlock of systemd 255, not read", pcrlock255, unread, a, "cannot tell"},
 		{"sharded", r.Tokens["sharded"].Token, all, a, "yes"},
 		{"sharded, the second sealed to another", []byte(swap(t, "sharded")), all, a, "no: other-policy"},
 	} {
@@ -390,6 +416,11 @@ func TestSources(t *testing.T) {
 		}
 	}
 }
+
+// unreadable is a policy that cannot be read.
+type unreadable struct{}
+
+func (unreadable) Check(measure.PCRs) error { return fmt.Errorf("not read: %w", policy.ErrCannotTell) }
 
 // swap returns a sharded token with its shards in the wrong order.
 func swap(t testing.TB, name string) []byte {
@@ -415,5 +446,56 @@ func TestNotOurs(t *testing.T) {
 	err = tokens[0].Policy(luks2.Sources{}).Check(measure.PCRs{})
 	if fmt.Sprint(err) != `type "systemd-recovery": not supported: cannot tell` || !errors.Is(err, policy.ErrCannotTell) {
 		t.Error(err)
+	}
+}
+
+// TestSealedValues finds the values that tokens were enrolled with, in state A,
+// among those of all states.
+func TestSealedValues(t *testing.T) {
+	t.Parallel()
+	r := recorded(t)
+	candidates := policy.Accept{}
+	for _, state := range "GBCDEFA" { // the right ones last
+		for b, values := range r.States[string(state)] {
+			if candidates[b] == nil {
+				candidates[b] = map[measure.PCR][]measure.Digest{}
+			}
+			for n, d := range values {
+				candidates[b][n] = append(candidates[b][n], d)
+			}
+		}
+	}
+	for name, pcrs := range map[string][]measure.PCR{
+		"literal": {7, 11}, "literal7": {7}, "sha1": {7, 11}, "sha384": {11}, "pin7": {7}, "signed7pin": {7}, "exp0": nil, "none": nil,
+		"pcrlock7": {7}, "pcrlock7pin": {7}, "sharded7pin": {7}, "old-7": {7}, "old-nobank7": {7}, "offline7": {7}, "otherhash": nil, "signed": nil,
+	} {
+		tok := token(t, r.Tokens[name].Token)
+		values, ok := tok.SealedValues(candidates)
+		if ok != (pcrs != nil) {
+			t.Errorf("%s: %v", name, ok)
+			continue
+		}
+		for b := range values {
+			for _, n := range pcrs {
+				if want := r.States["A"][b][n]; values[b][n].String() != want.String() || len(values[b]) != len(pcrs) {
+					t.Errorf("%s: PCR %d (%s) is %s, want %s", name, n, b, values[b][n], want)
+				}
+			}
+		}
+		for b := range candidates { // none of these is it
+			values, ok = tok.SealedValues(policy.Accept{b: {7: {make(measure.Digest, b.Size())}, 11: {make(measure.Digest, b.Size())}}})
+			if ok {
+				t.Errorf("%s: sealed to %v", name, values)
+			}
+		}
+	}
+	many := policy.Accept{measure.SHA256: {}}
+	for _, n := range []measure.PCR{7, 11} {
+		for i := range 257 {
+			many[measure.SHA256][n] = append(many[measure.SHA256][n], measure.SHA256.Sum([]byte{byte(i), byte(i >> 8)}))
+		}
+	}
+	if _, ok := token(t, r.Tokens["literal"].Token).SealedValues(many); ok {
+		t.Error("found")
 	}
 }

@@ -57,6 +57,12 @@ type Token struct {
 	// PCRLock tells that the policy of systemd-pcrlock is wanted.
 	PCRLock bool
 
+	// SRK is the handle of the storage root key that the secret is sealed under, and
+	// SRKName its Name: no other TPM has that, nor this one after it was cleared. They
+	// are zero before systemd 254.
+	SRK     uint32
+	SRKName []byte
+
 	nvName  []byte        // of the NV index of pcrlock; nil before systemd 256
 	hashes  []tpm2.Digest // the policies that the shards are sealed to, as the token says
 	sealed  []tpm2.Digest // the same, as the sealed objects say
@@ -197,7 +203,7 @@ func (t *Token) parse(o object, keyslots []int) (err error) {
 	t.SignedPCRs = f.pcrs("tpm2_pubkey_pcrs")                                // 252
 	t.PublicKey = field[[]byte](&f, "tpm2_pubkey")                           // 252
 	field[[]byte](&f, "tpm2_salt")                                           // 253
-	field[[]byte](&f, "tpm2_srk")                                            // 254
+	srk := field[[]byte](&f, "tpm2_srk")                                     // 254
 	t.PCRLock = field[bool](&f, "tpm2_pcrlock")                              // 255
 	nvHandle := field[[]byte](&f, "tpm2_pcrlock_nv")                         // 256
 	t.PolicyRef = field[string](&f, "tpm2_pubkey_ref")                       // 262
@@ -219,6 +225,11 @@ func (t *Token) parse(o object, keyslots []int) (err error) {
 	if len(t.SignedPCRs) > 0 {
 		if t.signers, err = parseSigners(t.PublicKey); err != nil {
 			return fmt.Errorf("tpm2_pubkey: %w", err)
+		}
+	}
+	if srk != nil {
+		if t.SRK, t.SRKName, err = parseKeyHandle(srk); err != nil {
+			return fmt.Errorf("tpm2_srk: %w", err)
 		}
 	}
 	if t.PCRLock && nvHandle != nil {

@@ -111,6 +111,7 @@ func rsaKey(t testing.TB, bits, exponent int) []byte {
 func TestTokenErr(t *testing.T) {
 	t.Parallel()
 	blob, nv := unb64(t, "literal7", "tpm2-blob"), unb64(t, "pcrlock7", "tpm2_pcrlock_nv")
+	srk := unb64(t, "pin7", "tpm2_srk")
 	const public = 2 + 0x9e + 2 // the offset of TPMT_PUBLIC in a blob
 	changed := func(data []byte, at int, value byte) string {
 		data = bytes.Clone(data)
@@ -151,6 +152,11 @@ func TestTokenErr(t *testing.T) {
 		{"tpm2_pcrlock is a number", "literal7", edits{"tpm2_pcrlock": 1}, "tpm2_pcrlock: the number 1 is not expected here"},
 		{"tpm2_salt is not base64", "pin7", edits{"tpm2_salt": "!"}, "tpm2_salt: a text is not expected here"},
 		{"tpm2_srk is an object", "pin7", edits{"tpm2_srk": edits{}}, "tpm2_srk: an object is not expected here"},
+		{"tpm2_srk is no handle", "pin7", edits{"tpm2_srk": b64([]byte("srk"))}, "tpm2_srk: not a handle of a key: its sizes do not add up"},
+		{"tpm2_srk is empty", "pin7", edits{"tpm2_srk": ""}, "tpm2_srk: not a handle of a key: its sizes do not add up"},
+		{"tpm2_srk of an NV index", "pcrlock7", edits{"tpm2_srk": b64(nv)}, "tpm2_srk: resource of kind 2: not supported"},
+		{"tpm2_srk by another name", "pin7", edits{"tpm2_srk": changed(srk, 10, srk[10]^1)}, "tpm2_srk: name X, but that of its public area is X"},
+		{"tpm2_srk cut off", "pin7", edits{"tpm2_srk": b64(srk[:len(srk)-1])}, "tpm2_srk: not a handle of a key: its sizes do not add up"},
 		{"argon2id memory is a text", "pin7", edits{"tpm2_argon2id_memcost": "1"}, "tpm2_argon2id_memcost: a text is not expected here"},
 		{"argon2id lanes below zero", "pin7", edits{"tpm2_argon2id_lanes": -1}, "tpm2_argon2id_lanes: the number -1 is not expected here"},
 		{"tpm2_pubkey_ref is a list", "signedref", edits{"tpm2_pubkey_ref": []string{"initrd"}}, "tpm2_pubkey_ref: such a list is not expected here"},

@@ -17,6 +17,7 @@ import (
 
 	"github.com/mkexec/mkexec/measure"
 	"github.com/mkexec/mkexec/policy"
+	"github.com/mkexec/mkexec/policy/strictjson"
 	"github.com/mkexec/mkexec/policy/tpm2"
 )
 
@@ -59,7 +60,7 @@ func Parse(data []byte) (*File, error) {
 }
 
 func parse(data []byte) (*File, error) {
-	if err := validate(data); err != nil {
+	if err := strictjson.Validate(data); err != nil {
 		return nil, err
 	}
 	f := &File{}
@@ -80,7 +81,7 @@ func parse(data []byte) (*File, error) {
 	for _, field := range fields {
 		known = append(known, field.name)
 	}
-	keys, err := object(data, known...)
+	keys, err := strictjson.Object(data, known...)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +100,7 @@ func parse(data []byte) (*File, error) {
 func ignore(json.RawMessage) error { return nil }
 
 func (f *File) parseBank(value json.RawMessage) error {
-	s, err := text(value)
+	s, err := strictjson.Text(value)
 	if err != nil {
 		return err
 	}
@@ -110,13 +111,13 @@ func (f *File) parseBank(value json.RawMessage) error {
 }
 
 func (f *File) parseValues(value json.RawMessage) error {
-	list, err := elements(value)
+	list, err := strictjson.Elements(value)
 	if err != nil {
 		return err
 	}
 	f.Values = map[measure.PCR][]measure.Digest{}
 	for i, value := range list {
-		keys, err := object(value, "pcr", "values")
+		keys, err := strictjson.Object(value, "pcr", "values")
 		if err != nil {
 			return fmt.Errorf("entry %d: %w", i+1, err)
 		}
@@ -136,7 +137,7 @@ func (f *File) parseValues(value json.RawMessage) error {
 }
 
 func parseDigests(bank measure.Bank, value json.RawMessage) ([]measure.Digest, error) {
-	list, err := elements(value)
+	list, err := strictjson.Elements(value)
 	if err != nil {
 		return nil, fmt.Errorf("values: %w", err)
 	}
@@ -145,7 +146,7 @@ func parseDigests(bank measure.Bank, value json.RawMessage) ([]measure.Digest, e
 	}
 	var digests []measure.Digest
 	for _, value := range list {
-		s, err := text(value)
+		s, err := strictjson.Text(value)
 		if err != nil {
 			return nil, err
 		}
@@ -184,7 +185,7 @@ func (f *File) parsePublic(value json.RawMessage) error {
 	if err != nil {
 		return err
 	}
-	public, rest, ok := sized(b)
+	public, rest, ok := tpm2.Sized(b)
 	if !ok || len(rest) > 0 {
 		return fmt.Errorf("%d bytes that are no TPM2B_NV_PUBLIC", len(b))
 	}
@@ -216,11 +217,11 @@ func (f *File) parseHandle(value json.RawMessage) error {
 	if len(b) < 4 {
 		return fmt.Errorf(malformed, len(b))
 	}
-	name, rest, ok := sized(b[4:])
+	name, rest, ok := tpm2.Sized(b[4:])
 	if !ok || len(rest) < 4 || binary.BigEndian.Uint32(rest) != esysNV {
 		return fmt.Errorf(malformed, len(b))
 	}
-	public, rest, ok := sized(rest[4:])
+	public, rest, ok := tpm2.Sized(rest[4:])
 	if !ok || len(rest) > 0 {
 		return fmt.Errorf(malformed, len(b))
 	}
@@ -237,18 +238,9 @@ func (f *File) parseHandle(value json.RawMessage) error {
 	return nil
 }
 
-// sized splits a TPM2B: a u16 with a size, and so many bytes.
-func sized(b []byte) (content, rest []byte, ok bool) {
-	if len(b) < 2 || len(b)-2 < int(binary.BigEndian.Uint16(b)) {
-		return nil, nil, false
-	}
-	end := 2 + int(binary.BigEndian.Uint16(b))
-	return b[2:end], b[end:], true
-}
-
 // blob returns what a string has in base64.
 func blob(value json.RawMessage) ([]byte, error) {
-	s, err := text(value)
+	s, err := strictjson.Text(value)
 	if err != nil {
 		return nil, err
 	}

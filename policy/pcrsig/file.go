@@ -14,6 +14,7 @@ import (
 
 	"github.com/mkexec/mkexec/measure"
 	"github.com/mkexec/mkexec/policy"
+	"github.com/mkexec/mkexec/policy/strictjson"
 	"github.com/mkexec/mkexec/policy/tpm2"
 )
 
@@ -83,20 +84,20 @@ func Parse(data []byte) (*File, error) {
 }
 
 func parse(data []byte) (*File, error) {
-	if err := validate(data); err != nil {
+	if err := strictjson.Validate(data); err != nil {
 		return nil, err
 	}
-	banks, err := members(data)
+	banks, err := strictjson.Members(data)
 	if err != nil {
 		return nil, err
 	}
 	f := &File{}
 	for _, m := range banks {
-		bank, err := measure.ParseBank(m.name)
+		bank, err := measure.ParseBank(m.Name)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", err, policy.ErrCannotTell)
 		}
-		entries, err := elements(m.value)
+		entries, err := strictjson.Elements(m.Value)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", bank, err)
 		}
@@ -116,7 +117,7 @@ func parse(data []byte) (*File, error) {
 
 func parseEntry(bank measure.Bank, value json.RawMessage) (Entry, error) {
 	e := Entry{Bank: bank}
-	keys, err := object(value, "pcrs", "pkfp", "ref", "pol", "sig")
+	keys, err := strictjson.Object(value, "pcrs", "pkfp", "ref", "pol", "sig")
 	if err != nil {
 		return e, err
 	}
@@ -146,7 +147,7 @@ func parseEntry(bank measure.Bank, value json.RawMessage) (Entry, error) {
 
 // parsePCRs takes the numbers in any order, as systemd does.
 func parsePCRs(value json.RawMessage) ([]measure.PCR, error) {
-	numbers, err := elements(value)
+	numbers, err := strictjson.Elements(value)
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +171,7 @@ func parsePCRs(value json.RawMessage) ([]measure.PCR, error) {
 
 // parseHex fills digest.
 func parseHex(value json.RawMessage, digest []byte) error {
-	s, err := text(value)
+	s, err := strictjson.Text(value)
 	if err != nil {
 		return err
 	}
@@ -187,7 +188,7 @@ func parseHex(value json.RawMessage, digest []byte) error {
 
 // parseRef refuses an empty reference: systemd writes none then.
 func parseRef(value json.RawMessage) (string, error) {
-	s, err := text(value)
+	s, err := strictjson.Text(value)
 	if err == nil && s == "" {
 		err = fmt.Errorf("empty")
 	}
@@ -195,7 +196,7 @@ func parseRef(value json.RawMessage) (string, error) {
 }
 
 func parseSignature(value json.RawMessage) ([]byte, error) {
-	s, err := text(value)
+	s, err := strictjson.Text(value)
 	if err != nil {
 		return nil, err
 	}

@@ -59,7 +59,7 @@ func (d Digest) extend(code uint32, parts ...[]byte) Digest {
 // PCR returns the digest after TPM2_PolicyPCR with these PCRs of the bank, at
 // least one, in any order (Part 3, 23.7): H(d ‖ TPM_CC_PolicyPCR ‖
 // TPML_PCR_SELECTION ‖ H(values, ascending)). A value that is not in values is
-// an error that wraps [policy.ErrCannotTell].
+// a [*policy.NotPredictedError].
 func (d Digest) PCR(bank measure.Bank, pcrs []measure.PCR, values measure.PCRs) (Digest, error) {
 	if bank.Size() == 0 {
 		return d, fmt.Errorf("bank %s: unknown: %w", bank, policy.ErrCannotTell)
@@ -77,7 +77,7 @@ func (d Digest) PCR(bank measure.Bank, pcrs []measure.PCR, values measure.PCRs) 
 		mask[n/8] |= 1 << (n % 8)
 		value := values[bank][n]
 		if value == nil {
-			return d, fmt.Errorf("PCR %d (%s) is not predicted, but the policy names it: %w", n, bank, policy.ErrCannotTell)
+			return d, &policy.NotPredictedError{Bank: bank, PCR: n}
 		}
 		if len(value) != bank.Size() {
 			return d, fmt.Errorf("PCR %d (%s): a value of %d bytes", n, bank, len(value))

@@ -1,6 +1,11 @@
 package trust
 
-import "github.com/mkexec/mkexec/measure/uki"
+import (
+	"crypto"
+
+	"github.com/mkexec/mkexec/measure/uki"
+	"github.com/mkexec/mkexec/policy/trust/sbat"
+)
 
 // CheckKernel foretells what kexec_file_load(2) makes of a kernel, a PE file of
 // exactly the bytes that are passed, where signatures are enforced (Linux 6.12,
@@ -9,9 +14,13 @@ import "github.com/mkexec/mkexec/measure/uki"
 // whom nobody knows ENOKEY.
 //
 // Linux looks at the first signature only (before 6.3 it refuses a file with
-// several), and at certificates only: neither a digest of the image nor SBAT
-// counts for it. It trusts db and MokListRT, and keys of its own that cannot be
+// several), and at certificates only: that a digest of the image is in db does
+// not count for it. It trusts db and MokListRT, and keys of its own that cannot be
 // read from here: ReasonUntrusted means that it has to be one of those.
+//
+// What firmware and shim would refuse, and Linux does not look at, is a no as
+// well: a digest of the kernel that is revoked, and SBAT data, which kernels may
+// have since 6.16, below the level.
 func CheckKernel(f *uki.File, store *Store, opts Options) (*Verdict, error) {
 	signatures, err := parseSignatures(f)
 	if err != nil {
@@ -22,14 +31,26 @@ func CheckKernel(f *uki.File, store *Store, opts Options) (*Verdict, error) {
 		return nil, err
 	}
 	v := &Verdict{}
-	if len(signatures) > 0 {
-		s := signatures[0]
-		digests, err := imageDigests(f, signatures[:1])
-		if err != nil {
+	if v.SBAT, err = sbat.ReadImage(f); err != nil {
+		return nil, err
+	}
+	signatures = signatures[:min(len(signatures), 1)]
+	digests, err := imageDigests(f, signatures, store.DBX, store.MokListX)
+	if err != nil {
+		if len(signatures) > 0 {
 			return nil, err
 		}
-		v.Signatures = []Signature{s.check(digests, store.anchors(opts), revoked, store.revoking())}
+		digests = nil // no digest that all would agree on, and nothing that wants one
+	}
+	v.Digest = digests[crypto.SHA256]
+	for _, s := range signatures {
+		v.Signatures = append(v.Signatures, s.check(digests, store.anchors(opts), revoked, store.revoking()))
 	}
 	v.decideSignatures()
+	v.checkSBAT(store.Level, false)
+	if v.Reason == ReasonUntrusted && v.SBATReason != "" { // a key of Linux's own may vouch for it
+		v.refuse(v.SBATReason, "%s", v.SBATDetail)
+	}
+	v.checkDigests(digests, store)
 	return v, nil
 }

@@ -255,10 +255,14 @@ func TestSBAT(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, yes, err)
 		}
 	}
-	// who is not trusted for another reason stays so
+	// who is not trusted for another reason stays so, and is refused by SBAT besides
 	store = &trust.Store{Level: sbat.Level{{Component: "sbat", Generation: 2}}}
-	if v := check(t, image(t, "self"), store, trust.Options{}); v.Reason != trust.ReasonUntrusted {
-		t.Error(v.Reason)
+	if v := check(t, image(t, "self"), store, trust.Options{}); v.Reason != trust.ReasonUntrusted || v.SBATReason != trust.ReasonNoSBAT {
+		t.Errorf("%+v", v)
+	}
+	if v := check(t, b, store, trust.Options{}); v.Reason != trust.ReasonUnsigned || v.SBATReason != trust.ReasonRevokedSBAT ||
+		v.SBATDetail != `generation 1 of "sbat" is revoked: this machine demands 2 (SbatLevelRT)` {
+		t.Errorf("%+v", v)
 	}
 	bad, _ := withSBAT(t, text)
 	i := indexOf(t, bad, "systemd-stub,1")
@@ -308,7 +312,8 @@ func TestAcceptAddon(t *testing.T) {
 	}
 }
 
-// TestCheckKernel: Linux looks at the first signature only, and at no digests.
+// TestCheckKernel: Linux looks at the first signature only, and at no digests;
+// those that are revoked count all the same.
 func TestCheckKernel(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -317,7 +322,9 @@ func TestCheckKernel(t *testing.T) {
 		reason  trust.Reason
 	}{
 		{"unsigned", []string{"unsigned.image"}, nil, trust.ReasonUnsigned},
-		{"self", []string{"self.x509"}, []string{"self.image"}, ""},
+		{"self", []string{"self.x509"}, nil, ""},
+		{"self", []string{"self.x509"}, []string{"self.image"}, trust.ReasonRevokedHash},
+		{"self", nil, []string{"self.image"}, trust.ReasonRevokedHash},
 		{"self", []string{"self.image"}, nil, trust.ReasonUntrusted},
 		{"self", []string{"self.x509"}, []string{"self.x509"}, trust.ReasonRevokedCertificate},
 		{"self", []string{"self.x509"}, []string{"self.tbs256"}, trust.ReasonRevokedCertificate},
@@ -332,7 +339,31 @@ func TestCheckKernel(t *testing.T) {
 			t.Errorf("%s, db %v, dbx %v: %+v, %v", test.image, test.db, test.dbx, v, err)
 		}
 	}
-	_, err := trust.CheckKernel(open(t, image(t, "padded")), &trust.Store{}, trust.Options{})
+	unsigned, err := trust.CheckKernel(open(t, image(t, "unsigned")), &trust.Store{DBX: database(t, "unsigned.image")}, trust.Options{})
+	if err != nil || unsigned.Reason != trust.ReasonRevokedHash {
+		t.Errorf("unsigned and revoked: %+v, %v", unsigned, err)
+	}
+	// Debian's fallback loader is no kernel, but is signed and has SBAT data: shim,4
+	loader := open(t, gunzip(t, read(t, real, "fbx64.efi.signed.gz")))
+	for _, test := range []struct {
+		level   sbat.Level
+		trusted bool
+		reason  trust.Reason
+	}{
+		{sbat.Level{{Component: "shim", Generation: 4}}, true, ""},
+		{sbat.Level{{Component: "shim", Generation: 99}}, true, trust.ReasonRevokedSBAT},
+		{sbat.Level{{Component: "shim", Generation: 4}}, false, trust.ReasonUntrusted},
+		{sbat.Level{{Component: "shim", Generation: 99}}, false, trust.ReasonRevokedSBAT},
+	} {
+		store := &trust.Store{Level: test.level}
+		if test.trusted {
+			store.MokList.Certificates = [][]byte{read(t, real, "debian-uefi-ca.der")}
+		}
+		if v, err := trust.CheckKernel(loader, store, trust.Options{}); err != nil || v.Reason != test.reason {
+			t.Errorf("level %v, trusted %t: %+v, %v", test.level, test.trusted, v, err)
+		}
+	}
+	_, err = trust.CheckKernel(open(t, image(t, "padded")), &trust.Store{}, trust.Options{})
 	wantError(t, err, "certificate table: ends at 7176, not at the end of the file (7184 bytes)")
 }
 

@@ -82,6 +82,11 @@ type Verdict struct {
 	Signatures []Signature
 	// SBAT has the image's components.
 	SBAT []sbat.Entry
+	// SBATReason is [ReasonNoSBAT] or [ReasonRevokedSBAT] if the level of this
+	// machine refuses the image, whoever signed it; "" if it does not. SBATDetail
+	// says the same in words.
+	SBATReason Reason
+	SBATDetail string
 }
 
 // A Signature is one signature of an image.
@@ -126,6 +131,7 @@ func Check(f *uki.File, store *Store, opts Options) (*Verdict, error) {
 			return nil, err
 		}
 		v.Reason, v.Detail = ReasonUnsigned, fmt.Sprintf("not signed, and without a digest: %v", err)
+		v.checkSBAT(store.Level, true)
 		return v, nil
 	}
 	v.Digest = digests[crypto.SHA256]
@@ -133,9 +139,7 @@ func Check(f *uki.File, store *Store, opts Options) (*Verdict, error) {
 		v.Signatures = append(v.Signatures, s.check(digests, shimAnchors(s.hash, store.anchors(opts)), revoked, store.revoking()))
 	}
 	v.decide(digests, store)
-	if v.Trusted {
-		v.checkSBAT(store.Level)
-	}
+	v.checkSBAT(store.Level, true)
 	return v, nil
 }
 
@@ -149,13 +153,8 @@ func (v *Verdict) accept(a Anchor) { v.Trusted, v.Anchor = true, &a }
 
 // decide makes one verdict of the signatures' and the image's digests.
 func (v *Verdict) decide(digests map[crypto.Hash][]byte, store *Store) {
-	for _, d := range store.revoking() {
-		for _, h := range slices.Sorted(maps.Keys(digests)) {
-			if d.db.HasImage(h, digests[h]) {
-				v.refuse(ReasonRevokedHash, "the image's digest (%v) is in %s", h, d.source)
-				return
-			}
-		}
+	if v.checkDigests(digests, store); v.Reason != "" {
+		return
 	}
 	for _, s := range v.Signatures {
 		if s.Reason == ReasonRevokedCertificate {
@@ -172,6 +171,18 @@ func (v *Verdict) decide(digests map[crypto.Hash][]byte, store *Store) {
 		}
 	}
 	v.decideSignatures()
+}
+
+// checkDigests refuses an image that is revoked by a digest.
+func (v *Verdict) checkDigests(digests map[crypto.Hash][]byte, store *Store) {
+	for _, d := range store.revoking() {
+		for _, h := range slices.Sorted(maps.Keys(digests)) {
+			if d.db.HasImage(h, digests[h]) {
+				v.refuse(ReasonRevokedHash, "the image's digest (%v) is in %s", h, d.source)
+				return
+			}
+		}
+	}
 }
 
 // decideSignatures accepts if a signature suffices.
@@ -194,17 +205,17 @@ func (v *Verdict) decideSignatures() {
 	}
 }
 
-// checkSBAT refuses an image that was accepted if the level demands more.
-func (v *Verdict) checkSBAT(level sbat.Level) {
-	if len(level) == 0 {
-		return
-	}
-	if len(v.SBAT) == 0 {
-		v.refuse(ReasonNoSBAT, "no SBAT data, but shim demands it")
-		return
-	}
+// checkSBAT refuses an image whose generations are below the level, and one that
+// was accepted if the level demands more.
+func (v *Verdict) checkSBAT(level sbat.Level, demanded bool) {
 	if e, r, yes := level.Revoked(v.SBAT); yes {
-		v.refuse(ReasonRevokedSBAT, "generation %d of %.40q is revoked: this machine demands %d (SbatLevelRT)", e.Generation, e.Component, r.Generation)
+		v.SBATReason = ReasonRevokedSBAT
+		v.SBATDetail = fmt.Sprintf("generation %d of %.40q is revoked: this machine demands %d (SbatLevelRT)", e.Generation, e.Component, r.Generation)
+	} else if demanded && len(v.SBAT) == 0 && len(level) > 0 {
+		v.SBATReason, v.SBATDetail = ReasonNoSBAT, "no SBAT data, but shim demands it"
+	}
+	if v.Trusted && v.SBATReason != "" {
+		v.refuse(v.SBATReason, "%s", v.SBATDetail)
 	}
 }
 

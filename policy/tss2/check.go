@@ -157,7 +157,7 @@ func (p policyPCR) String() string {
 // selection of banks begins with 0000 0001, which is an empty digest and too
 // many banks.
 func parsePolicyPCR(b []byte) (p policyPCR, err error) {
-	if digest, selection, ok := sized(b); ok && (len(digest) == 0 || len(digest) == sha256.Size) {
+	if digest, selection, ok := tpm2.Sized(b); ok && (len(digest) == 0 || len(digest) == sha256.Size) {
 		if rest, err := p.parseSelection(selection); err == nil && len(rest) == 0 {
 			if len(digest) > 0 {
 				p.composite = digest
@@ -243,7 +243,7 @@ func runOR(b []byte, d tpm2.Digest) (tpm2.Digest, error) {
 	count, rest := binary.BigEndian.Uint32(b), b[4:]
 	var branches []tpm2.Digest
 	for range count {
-		digest, next, ok := sized(rest)
+		digest, next, ok := tpm2.Sized(rest)
 		if !ok {
 			return d, malformed
 		}

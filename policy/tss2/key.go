@@ -275,14 +275,14 @@ const userWithAuth = 1 << 6
 // parsePublic parses the begin of a TPM2B_PUBLIC. Its parameters and unique are
 // of no matter.
 func parsePublic(b []byte) (p public, err error) {
-	area, rest, ok := sized(b)
+	area, rest, ok := tpm2.Sized(b)
 	const head = 2 + 2 + 4 // type, nameAlg, objectAttributes
 	if !ok || len(rest) > 0 || len(area) < head {
 		return p, fmt.Errorf("%d bytes that are no TPM2B_PUBLIC", len(b))
 	}
 	p.nameAlg = measure.Bank(binary.BigEndian.Uint16(area[2:]))
 	p.userWithAuth = binary.BigEndian.Uint32(area[4:])&userWithAuth != 0
-	if p.authPolicy, _, ok = sized(area[head:]); !ok {
+	if p.authPolicy, _, ok = tpm2.Sized(area[head:]); !ok {
 		return p, fmt.Errorf("%d bytes that are no TPM2B_PUBLIC", len(b))
 	}
 	if p.nameAlg.Size() == 0 {
@@ -300,15 +300,6 @@ func (p public) digest() (tpm2.Digest, error) {
 		return tpm2.Digest{}, fmt.Errorf("a policy of %s: not supported (supported: sha256): %w", p.nameAlg, policy.ErrCannotTell)
 	}
 	return tpm2.ParseDigest(p.authPolicy)
-}
-
-// sized splits a TPM2B: a u16 with a size, and so many bytes.
-func sized(b []byte) (content, rest []byte, ok bool) {
-	if len(b) < 2 || len(b)-2 < int(binary.BigEndian.Uint16(b)) {
-		return nil, nil, false
-	}
-	end := 2 + int(binary.BigEndian.Uint16(b))
-	return b[2:end], b[end:], true
 }
 
 // tags are the names of the tags in a file.

@@ -5,10 +5,10 @@
 #
 # Wants root, swtpm, tpm2-tools, cryptsetup, jq; in ROOT systemd-cryptenroll 262,
 # systemd-measure, systemd-pcrlock, systemd-pcrextend. Nothing outside of
-# ROOT/tmp/luks2 and OUT is changed: /run and /var/lib/systemd of ROOT are hidden.
+# ROOT/tmp/mkexec-luks2.PID and OUT is changed: /run and /var/lib/systemd of ROOT are hidden.
 set -eu
 if [ "${3-}" != inside ]; then exec unshare -m "$0" "$1" "$2" inside; fi
-root=$1 out=$2 dir=/tmp/luks2
+root=$1 out=$2 dir=/tmp/mkexec-luks2.$$
 work=$root$dir
 rm -rf "$work"; mkdir -p "$work/tpm" "$out"
 mount -t tmpfs none "$root/run"
@@ -31,7 +31,7 @@ start() {
 	while [ ! -S "$work/tpm/sock" ]; do sleep 0.1; done
 }
 stop() { tpm2_shutdown -c; kill $swtpm; wait $swtpm || true; rm -f "$work/tpm/sock"; }
-trap 'kill $swtpm 2>/dev/null; umount "$root/run" "$root/sys" "$root/var/lib/systemd"' EXIT
+trap 'kill $swtpm 2>/dev/null || true; cd /; rm -rf "$work"; umount "$root/run" "$root/sys" "$root/var/lib/systemd"' EXIT
 
 in262() { chroot "$root" env SYSTEMD_TPM2_DEVICE=$device SYSTEMD_FORCE_MEASURE=1 SYSTEMD_MEASURE_LOG_FIRMWARE=/dev/null "$@"; }
 word() { for w; do in262 /usr/lib/systemd/systemd-pcrextend --tpm2-device=$device "$w" >/dev/null 2>&1; done; }
