@@ -26,7 +26,7 @@ func newBoot(sys *system, out *bytes.Buffer) *cobra.Command {
 			"it holds what was predicted, and jump. Every failure ends with nothing done, or says that the\n" +
 			"PCRs were extended and the machine must be rebooted through firmware. Where systemd runs the\n" +
 			"machine this is load and then systemctl kexec; --now jumps at once.",
-		Args: cobra.MaximumNArgs(1),
+		Args: oneImage,
 		RunE: func(_ *cobra.Command, args []string) error { return b.run(args) },
 	}
 	b.addFlags(cmd)

@@ -30,7 +30,7 @@ func newLoad(sys *system, out *bytes.Buffer) *cobra.Command {
 			"file systems unmounted, systemd runs mkexec again, which extends the TPM, proves that it holds what\n" +
 			"was predicted, and loads the image for systemd to jump into. If anything is not as it was when the\n" +
 			"image was staged, the machine restarts through firmware.",
-		Args: cobra.MaximumNArgs(1),
+		Args: oneImage,
 		RunE: func(_ *cobra.Command, args []string) error { return b.run(args) },
 	}
 	b.addFlags(cmd)
