@@ -21,30 +21,28 @@ func runHook(args []string, sys *system) int {
 	if len(args) != 1 || args[0] != "kexec" {
 		return exitYes // the machine goes through firmware
 	}
-	if err := sys.hook(); err != nil {
-		report(sys.stderr, err)
-		return exitTrouble
+	err := sys.hook()
+	if err == nil {
+		return exitYes
 	}
-	return exitYes
+	report(sys.stderr, &stateError{err, "no kexec; the machine restarts through firmware"})
+	if errors.Is(err, kexec.ErrStillLoaded) {
+		report(sys.stderr, sys.kernel.Restart())
+	}
+	return exitTrouble
 }
 
-// hook carries the staged plan out, or makes sure that the machine restarts through
-// firmware. What somebody else has loaded is not measured, and not started either.
+// hook carries the staged plan out, or leaves nothing loaded. What somebody else has
+// loaded is not measured, and not started either.
 func (sys *system) hook() error {
 	err := sys.commit()
-	if errors.Is(err, kexec.ErrNoPlan) {
-		if loaded, loadedErr := sys.kernel.Loaded(); loadedErr == nil && !loaded {
-			return nil
-		}
-		err = errors.Join(fmt.Errorf("%w: what is loaded was not measured", err), kexec.Veto(sys.kernel))
+	if !errors.Is(err, kexec.ErrNoPlan) {
+		return err
 	}
-	if err == nil {
+	if loaded, loadedErr := sys.kernel.Loaded(); loadedErr == nil && !loaded {
 		return nil
 	}
-	if errors.Is(err, kexec.ErrStillLoaded) {
-		err = errors.Join(err, sys.kernel.Restart())
-	}
-	return &stateError{err, "no kexec; the machine restarts through firmware"}
+	return errors.Join(fmt.Errorf("%w: what is loaded was not measured", err), kexec.Veto(sys.kernel))
 }
 
 // runPlaceholder is the only program of the placeholder (kexec.PlaceholderInit).
