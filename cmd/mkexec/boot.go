@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"os/signal"
 	"slices"
 	"syscall"
@@ -177,17 +176,10 @@ func (b *booter) tryRun(args []string) error {
 	if b.log.Image, err = plan.ImageDigest(); err != nil {
 		return err
 	}
-	if !b.deferred {
-		return b.jump(plan)
+	if b.deferred {
+		return b.loadDeferred(plan, m)
 	}
-	if err := b.stage(plan, m); err != nil {
-		return err
-	}
-	if b.verb == "boot" {
-		return b.kexec()
-	}
-	fmt.Fprintf(b.sys.stderr, "mkexec: %s is staged: %d events for the end of the shutdown; to start it: systemctl kexec\n", m.path, len(plan.Prediction.Events))
-	return nil
+	return b.jump(plan)
 }
 
 // readPolicy returns what has to agree, and refuses to go without it.
@@ -317,24 +309,14 @@ func (b *booter) jump(plan *kexec.Plan) error {
 	b.log.keep("", plan.Prediction.Events)
 	// From here on nothing is printed: writing to a closed pipe would end the
 	// process, and to a full one hold it, with the image loaded.
-	signals := make(chan os.Signal, 1)
-	signal.Ignore(syscall.SIGTSTP)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	interrupted := holdSignals()
 	defer signal.Reset()
-	interrupted := func() error {
-		select {
-		case s := <-signals:
-			return errors.Join(fmt.Errorf("stopped: %v", s), plan.Abandon())
-		default:
-			return nil
-		}
-	}
 	if err := plan.Load(); err != nil {
 		return err
 	}
 	b.loaded = true
 	if err := interrupted(); err != nil {
-		return err
+		return errors.Join(err, plan.Abandon())
 	}
 	if err := plan.Commit(); err != nil {
 		return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -70,17 +71,50 @@ func (sys *system) checkLoadLimit() error {
 	return nil
 }
 
+// loadDeferred stages the plan and, for boot, asks systemd to shut down and jump.
+func (b *booter) loadDeferred(plan *kexec.Plan, m *image) error {
+	interrupted := holdSignals()
+	defer signal.Reset()
+	if err := b.stage(plan, m, interrupted); err != nil {
+		return err
+	}
+	switch {
+	case b.verb == "boot":
+		if _, err := b.sys.systemctl("kexec"); err != nil { // as it is when a signal stops it
+			return errors.Join(fmt.Errorf("systemctl kexec: %w", err), b.sys.unload())
+		}
+		return nil
+	case kexec.ReadMachine(b.sys.root).Systemd == kexec.Yes:
+		fmt.Fprintf(b.sys.stderr, "mkexec: %s is staged: %d events for the end of the shutdown; to start it: systemctl kexec\n", m.path, len(plan.Prediction.Events))
+	default:
+		fmt.Fprintf(b.sys.stderr, "mkexec: %s is staged: %d events; to start it: mkexec commit, and then kexec -e\n", m.path, len(plan.Prediction.Events))
+	}
+	return nil
+}
+
+// holdSignals keeps the signals that stop a program from doing so. It returns a
+// function that tells whether there was one.
+func holdSignals() (interrupted func() error) {
+	signals := make(chan os.Signal, 1)
+	signal.Ignore(syscall.SIGTSTP)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	return func() error {
+		select {
+		case s := <-signals:
+			return fmt.Errorf("stopped: %v", s)
+		default:
+			return nil
+		}
+	}
+}
+
 // stage writes the checked plan and loads it. A signal undoes both.
-func (b *booter) stage(plan *kexec.Plan, m *image) error {
+func (b *booter) stage(plan *kexec.Plan, m *image, interrupted func() error) error {
 	unlock, err := b.sys.lock()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
-	defer signal.Stop(signals)
-
 	b.log.complete(b.deviceName())
 	path, err := filepath.Abs(m.path)
 	if err != nil {
@@ -107,18 +141,8 @@ func (b *booter) stage(plan *kexec.Plan, m *image) error {
 	}
 	b.loaded = true
 	b.log.keep(b.before, plan.Prediction.Events)
-	select {
-	case s := <-signals:
-		return errors.Join(fmt.Errorf("stopped: %v", s), plan.Abandon(), kexec.RemoveDeferred(b.sys.planDir))
-	default:
-		return deferral.Keep()
-	}
-}
-
-// kexec asks systemd to shut down and jump.
-func (b *booter) kexec() error {
-	if _, err := b.sys.systemctl("kexec"); err != nil {
-		return errors.Join(fmt.Errorf("systemctl kexec: %w", err), b.sys.unload())
+	if err := cmp.Or(interrupted(), deferral.Keep()); err != nil {
+		return errors.Join(err, plan.Abandon(), kexec.RemoveDeferred(b.sys.planDir))
 	}
 	return nil
 }
