@@ -53,7 +53,7 @@ func main() {
 		logCopy:   "/var/lib/mkexec/tpm2-measure.log",
 	}
 	switch {
-	case os.Args[0] == kexec.PlaceholderInit:
+	case os.Args[0] == kexec.PlaceholderInit && os.Getpid() == 1:
 		os.Exit(runPlaceholder(sys))
 	case isHook(os.Args[0]):
 		sys.stderr = kernelLog{}
