@@ -70,7 +70,7 @@ tools:
 	command -v tpm2_policypcr >/dev/null || missing="$$missing tpm2-tools"; \
 	command -v strace >/dev/null || missing="$$missing strace"; \
 	command -v cpio >/dev/null || missing="$$missing cpio"; \
-	command -v systemd-tmpfiles >/dev/null || missing="$$missing systemd-standalone-tmpfiles"; \
+	command -v systemd-cryptenroll >/dev/null && command -v systemd-tmpfiles >/dev/null || missing="$$missing systemd"; \
 	command -v lintian >/dev/null || missing="$$missing lintian"; \
 	command -v rpm >/dev/null || missing="$$missing rpm"; \
 	command -v cryptsetup >/dev/null || missing="$$missing cryptsetup-bin"; \
