@@ -35,7 +35,7 @@ demo: build vm-assets
 # Everything: linters, unit tests with the race detector, software TPMs, virtual machines, and each fuzz target for a moment.
 test: lint vm-assets tools
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v -e /cmd/mkexec)
-	CGO_ENABLED=1 $(GO) test -race -p 1 -timeout 20m ./cmd/...
+	CGO_ENABLED=1 $(GO) test -race -p 1 -timeout 40m ./cmd/...
 	$(MAKE) fuzz
 
 lint:
