@@ -8,7 +8,8 @@ PACKAGEDIR ?= bin
 DEST    = "$(DESTDIR)$(PREFIX)"
 HOOKS   = "$(DESTDIR)$(SHUTDOWNDIR)"
 GO      ?= go
-FUZZTIME ?= 3s
+# A number of runs: go test -fuzz takes the end of a time for a failure at times (golang.org/issue/75804).
+FUZZTIME ?= 5000x
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.6.1
 NFPM    = github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.48.0
 ASSETS  = .cache/vm

@@ -24,7 +24,7 @@ section report-$hop report
 if [ $hop -lt $HOPS ]; then
 	cd / && find . -xdev ! -path './proc/*' ! -path './sys/*' ! -path './dev/*' ! -path './run/*' | cpio -o -H newc >/run/initrd 2>/dev/null
 	set -- --linux=/linux --initrd=/run/initrd --cmdline="$(sed "s/hop=.*/hop=$((hop + 1))/" /proc/cmdline)"
-	section predicted-$((hop + 1)) quiet /mkexec predict --from=tpm --json "$@"
+	case $hop in 0 | $((HOPS - 1))) section predicted-$((hop + 1)) quiet /mkexec predict --from=tpm --json "$@" ;; esac
 	exec /mkexec boot --no-policy --no-verify "$@"
 fi
 log() {
@@ -35,21 +35,23 @@ section log log
 `
 
 // TestVMHops kexecs many times in a row, from a start by firmware and systemd-stub.
-// Each system has the PCRs that were predicted in the one before, and the log of the
-// last one explains them all. It proves nothing about systemd: TestVMSystemd does.
+// The first and the last have the PCRs that were predicted in the one before, and the
+// log of the last one explains all that were in between: mkexec would not have jumped
+// if they had been others than predicted. It proves nothing about systemd:
+// TestVMSystemd does.
 func TestVMHops(t *testing.T) {
 	t.Parallel()
 	m := newVM(t)
 	kernel := m.read(t, m.assets.Kernel)
 	first, err := m.assets.Image(vm.ImageConfig{
-		Stub: m.assets.Stub257, Name: "first", Cmdline: vm.Quiet + " hop=0", Script: strings.Replace(hopScript, "$HOPS", fmt.Sprint(hops), 1),
+		Stub: m.assets.Stub257, Name: "first", Cmdline: vm.Quiet + " hop=0", Script: fmt.Sprintf("HOPS=%d\n%s", hops, hopScript),
 		Files: map[string]vm.File{"mkexec": {Data: m.mkexec, Perm: 0o755}, "linux": {Data: kernel, Perm: 0o644}},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := m.run(t, vm.Config{ESP: map[string][]byte{"EFI/BOOT/BOOTX64.EFI": first}, Timeout: 15 * time.Minute})
-	for hop := 1; hop <= hops; hop++ {
+	for _, hop := range []int{1, hops} {
 		predicted := parsePrediction(t, got[fmt.Sprint("predicted-", hop)])
 		report := reportOf(t, got, fmt.Sprint("report-", hop))
 		wantPCRs(t, fmt.Sprint("hop ", hop), report, predicted.at(t, ""))
