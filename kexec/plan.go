@@ -135,6 +135,7 @@ type Plan struct {
 	placeholder measure.Content
 
 	step   step
+	digest measure.Digest // of the image; nil until somebody asks
 	image  *staged
 	kernel Kernel
 	device Device
@@ -222,10 +223,15 @@ type route struct {
 	*measure.Prediction
 }
 
-// ImageDigest returns the SHA-256 of the staged UKI, or of the bare kernel.
+// ImageDigest returns the SHA-256 of the staged UKI, or of the bare kernel. It is
+// computed once.
 func (p *Plan) ImageDigest() (measure.Digest, error) {
+	if p.digest != nil {
+		return p.digest, nil
+	}
 	d, err := measure.Sum(p.image.whole, measure.SHA256)
-	return d[measure.SHA256], err
+	p.digest = d[measure.SHA256]
+	return p.digest, err
 }
 
 // Close frees the staged image. What is loaded stays loaded.

@@ -18,30 +18,29 @@ func newCommit(sys *system) *cobra.Command {
 		Short: "Extend the TPM for the staged plan, and load its image for good",
 		Long: "Do at once what load has staged for the end of the shutdown: extend the TPM, prove that it holds what\n" +
 			"was predicted, load the image, and lock it (kernel.kexec_load_disabled). It does not jump; who runs it\n" +
-			"does, with kexec -e or systemctl kexec --force --force, and without extending any PCR in between.\n" +
+			"does, with kexec -e or systemctl kexec --force, and without extending any PCR in between.\n" +
 			"After a failure nothing is loaded.",
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			unlock, err := sys.lock()
-			if err != nil {
-				return err
-			}
-			defer unlock()
-			err = sys.commit()
-			switch {
-			case err == nil:
-				fmt.Fprintln(sys.stderr, "mkexec: the PCRs are extended and the image is locked in; to jump: kexec -e")
-				return nil
-			case errors.Is(err, kexec.ErrStillLoaded):
-				return &stateError{err, stuck}
-			case errors.Is(err, kexec.ErrCommitted):
-				return &stateError{err, "nothing is loaded, but PCRs were extended: secrets stay locked until a reboot through firmware"}
-			case errors.Is(err, kexec.ErrNoPlan):
-				return &stateError{withHint(err, "mkexec load IMAGE"), "what is loaded stays so, and mkexec extended no PCR"}
-			}
-			return &stateError{err, "nothing is loaded and mkexec extended no PCR"}
+			return sys.locked(func() error { return sys.tellCommit(sys.commit()) })
 		},
 	}
+}
+
+// tellCommit says what a commit has done.
+func (sys *system) tellCommit(err error) error {
+	switch {
+	case err == nil:
+		fmt.Fprintln(sys.stderr, "mkexec: the PCRs are extended and the image is locked in; to jump: kexec -e")
+		return nil
+	case errors.Is(err, kexec.ErrStillLoaded):
+		return &stateError{err, stuck}
+	case errors.Is(err, kexec.ErrCommitted):
+		return &stateError{err, "nothing is loaded, but PCRs were extended: secrets stay locked until a reboot through firmware"}
+	case errors.Is(err, kexec.ErrNoPlan):
+		return &stateError{withHint(err, "mkexec load IMAGE"), "what is loaded stays so, and mkexec extended no PCR"}
+	}
+	return &stateError{err, "nothing is loaded and mkexec extended no PCR"}
 }
 
 // commit carries the staged plan out. That it has been carried out already is

@@ -157,6 +157,16 @@ func (sys *system) unload() error {
 	return errors.Join(kexec.RemoveDeferred(sys.planDir), kexec.Veto(sys.kernel))
 }
 
+// locked does something while no other instance does anything.
+func (sys *system) locked(do func() error) error {
+	unlock, err := sys.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return do()
+}
+
 func newUnload(sys *system) *cobra.Command {
 	return &cobra.Command{
 		Use:   "unload",
@@ -164,14 +174,7 @@ func newUnload(sys *system) *cobra.Command {
 		Long: "Drop what load has staged, and whatever is loaded for a kexec. Where there is nothing, nothing is done.\n" +
 			"After a commit it is too late: the PCRs are extended, and only a restart through firmware resets them.",
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			unlock, err := sys.lock()
-			if err != nil {
-				return err
-			}
-			defer unlock()
-			return sys.unload()
-		},
+		RunE: func(*cobra.Command, []string) error { return sys.locked(sys.unload) },
 	}
 }
 
